@@ -240,6 +240,8 @@ pub struct JobStatus {
     pub state: JobState,
     /// Why it waits or has ended, for the user.
     pub message: Option<String>,
+    /// The [`Failure::code`] of a failed pull.
+    pub code: Option<String>,
     /// Bytes of the file that are in place.
     pub done_bytes: u64,
     /// Bytes of the file, 0 while unknown.

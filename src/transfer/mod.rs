@@ -1,2 +1,326 @@
 //! Pulls and imports: what joins the swarm, the DAG and the disk.
+//!
+//! [`Engine`] is the one handle that every edge of the program ends in. It owns the jobs; the bytes are the store's, the
+//! peers the node's. It decides nothing about protocol or disk.
+
 pub mod api;
+pub mod failure;
+pub mod fetch;
+mod jobs;
+pub mod plan;
+pub mod progress;
+pub mod provide;
+pub mod pull;
+mod roots;
+mod serve;
+mod tree;
+pub mod verify;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::{BoxStream, poll_fn};
+use tokio::sync::mpsc;
+
+use crate::node;
+use crate::store::Store;
+
+use api::{AddRequest, Event, GetRequest, PeerInfo, Request, WirePath};
+use failure::Failure;
+use jobs::Jobs;
+
+/// What a call answers.
+pub type EventStream = BoxStream<'static, Result<Event, Failure>>;
+
+/// Events that may wait for a slow reader before the work behind them waits too.
+const EVENTS_BUFFERED: usize = 64;
+
+/// What an engine is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The index and the files.
+    pub store: Store,
+    /// The swarm; without one only what needs no peers can be asked.
+    pub node: Option<(node::Handle, node::Reads)>,
+    /// Options of all pulls.
+    pub pull: pull::Options,
+    /// The repo folder, for `id`.
+    pub repo: PathBuf,
+    /// Peer id of this repo.
+    pub peer_id: String,
+    /// Fingerprint of the swarm key, `None` in an open swarm.
+    pub swarm: Option<String>,
+}
+
+/// The handle that every edge ends in. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Engine(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    node: Option<node::Handle>,
+    jobs: Jobs,
+    repo: PathBuf,
+    peer_id: String,
+    swarm: Option<String>,
+}
+
+impl Engine {
+    /// Starts serving, and goes on with the pulls that the index remembers. Needs a multi-threaded runtime.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn start(parts: Parts) -> Result<Self, Failure> {
+        let (node, reads) = parts.node.unzip();
+        if let Some(reads) = reads {
+            tokio::spawn(serve::serve(parts.store.clone(), reads));
+        }
+        let jobs = Jobs::new(parts.store.clone(), node.clone(), parts.pull);
+        jobs.restore()?;
+        Ok(Self(Arc::new(Inner {
+            store: parts.store,
+            node,
+            jobs,
+            repo: parts.repo,
+            peer_id: parts.peer_id,
+            swarm: parts.swarm,
+        })))
+    }
+
+    /// Answers a request as a stream of events; the stream ends after the last one or with an error.
+    #[must_use]
+    pub fn call(&self, request: Request) -> EventStream {
+        let (events, mut answers) = mpsc::channel(EVENTS_BUFFERED);
+        let engine = self.clone();
+        tokio::spawn(async move {
+            let events = Events(events);
+            if let Err(failure) = engine.answer(request, &events).await {
+                events.fail(failure).await;
+            }
+        });
+        poll_fn(move |cx| answers.poll_recv(cx)).boxed()
+    }
+
+    /// Makes durable what the running pulls have written, and stops them.
+    pub async fn stop(&self) {
+        self.0.jobs.stop().await;
+        if let Some(node) = &self.0.node {
+            node.shutdown().await;
+        }
+    }
+
+    async fn answer(&self, request: Request, events: &Events) -> Result<(), Failure> {
+        let inner = &self.0;
+        match request {
+            Request::Add(request) => self.add(request, events).await,
+            Request::Get(request) => self.get(request, events).await,
+            Request::Ls => {
+                let roots = self.blocking(|engine| roots::list(&engine.0.store)).await?;
+                for root in roots {
+                    events.say(Event::Root(root)).await;
+                }
+                Ok(())
+            }
+            Request::Stat { cid } => {
+                let info = self.blocking(move |engine| roots::stat(&engine.0.store, &cid)).await?;
+                for root in info {
+                    events.say(Event::Root(root)).await;
+                }
+                Ok(())
+            }
+            Request::Rm { cid, delete_partial } => {
+                inner.jobs.cancel_root(&cid).await;
+                let removed = self.blocking(move |engine| roots::remove(&engine.0.store, &cid, delete_partial)).await?;
+                for (cid, path) in removed {
+                    events.say(Event::Removed { cid, path: WirePath(path) }).await;
+                }
+                Ok(())
+            }
+            Request::Verify { cid } => self.verify(cid, events).await,
+            Request::Jobs => {
+                for status in inner.jobs.list() {
+                    events.say(Event::Job(status)).await;
+                }
+                Ok(())
+            }
+            Request::JobPause { id } => self.command(id, pull::Command::Pause, events).await,
+            Request::JobResume { id } => self.command(id, pull::Command::Resume, events).await,
+            Request::JobCancel { id } => self.command(id, pull::Command::Cancel, events).await,
+            Request::JobWatch { id } => self.watch(id, events).await,
+            Request::Id => {
+                let addresses = match &inner.node {
+                    Some(node) => node.addresses().await.iter().map(ToString::to_string).collect(),
+                    None => Vec::new(),
+                };
+                let identity = Event::Identity {
+                    peer_id: inner.peer_id.clone(),
+                    addresses,
+                    agent: node::AGENT.to_owned(),
+                    swarm: inner.swarm.clone(),
+                    repo: WirePath(inner.repo.clone()),
+                };
+                events.say(identity).await;
+                Ok(())
+            }
+            Request::Peers => {
+                for peer in self.node()?.peers().await {
+                    let info = PeerInfo {
+                        peer_id: peer.id.to_string(),
+                        address: peer.address.to_string(),
+                        agent: peer.agent,
+                        received_bytes: peer.received_bytes,
+                        sent_bytes: peer.sent_bytes,
+                    };
+                    events.say(Event::Peer(info)).await;
+                }
+                Ok(())
+            }
+            Request::Connect { addr } => {
+                let parsed = addr.parse().map_err(|e| {
+                    Failure::new("bad-address", format!("{addr:?} is not a multiaddr ({e}); it looks like /ip4/10.0.0.1/tcp/4001/p2p/12D3…"))
+                })?;
+                let peer = self.node()?.connect(parsed).await.map_err(|e| Failure::new("connect-failed", e))?;
+                events.say(Event::Connected { peer_id: peer.to_string() }).await;
+                Ok(())
+            }
+            Request::Health => {
+                events.say(Event::Healthy).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn add(&self, request: AddRequest, events: &Events) -> Result<(), Failure> {
+        let profile = roots::profile(&request.options)?;
+        for WirePath(path) in request.paths {
+            let (profile, only_hash, shown) = (profile.clone(), request.options.only_hash, path.clone());
+            let progress = events.clone();
+            let imported = self
+                .blocking(move |engine| {
+                    let store = (!only_hash).then_some(&engine.0.store);
+                    provide::import(store, &path, &profile, &mut |done, total| {
+                        progress.hint(Event::Progress { path: WirePath(path.clone()), done, total });
+                    })
+                })
+                .await?;
+            let added = Event::Added { cid: imported.cid.to_string(), path: WirePath(shown), size: imported.size };
+            events.say(added).await;
+            if let Some(node) = &self.0.node {
+                node.arrived(vec![imported.cid]);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get(&self, request: GetRequest, events: &Events) -> Result<(), Failure> {
+        let detach = request.detach;
+        let node = self.node()?;
+        for peer in &request.peers {
+            let addr = peer.parse().map_err(|e| {
+                Failure::new("bad-address", format!("{peer:?} is not a multiaddr ({e}); it looks like /ip4/10.0.0.1/tcp/4001/p2p/12D3…"))
+            })?;
+            node.keep(addr);
+        }
+        let id = self.blocking(move |engine| engine.0.jobs.start(request)).await?;
+        if detach {
+            events.say(Event::Job(self.0.jobs.status(id)?)).await;
+            return Ok(());
+        }
+        self.watch(id, events).await
+    }
+
+    /// Says every change of a job until it ends; a failed one ends the stream with its error.
+    async fn watch(&self, id: u64, events: &Events) -> Result<(), Failure> {
+        let mut changes = self.0.jobs.follow(id)?;
+        loop {
+            let status = changes.borrow_and_update().clone();
+            let (ended, failed) = (status.state.is_final(), status.state == api::JobState::Failed);
+            let message = status.message.clone();
+            let cancelled = status.state == api::JobState::Cancelled;
+            if !events.say(Event::Job(status)).await {
+                return Ok(());
+            }
+            if failed {
+                let code = self.0.jobs.failure_code(id);
+                return Err(Failure { code, message: message.unwrap_or_else(|| "the pull has failed".into()) });
+            }
+            if cancelled {
+                return Err(Failure::new("cancelled", "the pull was cancelled; its .part is kept"));
+            }
+            if ended {
+                return Ok(());
+            }
+            if changes.changed().await.is_err() {
+                return Err(Failure::new("stopped", "the node has been stopped; the pull goes on when it runs again"));
+            }
+        }
+    }
+
+    async fn command(&self, id: u64, command: pull::Command, events: &Events) -> Result<(), Failure> {
+        let status = self.0.jobs.command(id, command).await?;
+        events.say(Event::Job(status)).await;
+        Ok(())
+    }
+
+    async fn verify(&self, cid: String, events: &Events) -> Result<(), Failure> {
+        let hints = events.clone();
+        let verified = self
+            .blocking(move |engine| {
+                roots::verify(
+                    &engine.0.store,
+                    &cid,
+                    &mut |offset, length| hints.hint_blocking(Event::Bad { offset, length }),
+                    &mut |path, done, total| {
+                        hints.hint(Event::Progress { path: WirePath(path.to_owned()), done, total });
+                    },
+                )
+            })
+            .await?;
+        for event in verified {
+            events.say(event).await;
+        }
+        Ok(())
+    }
+
+    fn node(&self) -> Result<&node::Handle, Failure> {
+        self.0.node.as_ref().ok_or_else(|| {
+            Failure::new("no-daemon", "this needs a running node; start one in this repo with `bitshoal daemon`")
+        })
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let engine = self.clone();
+        tokio::task::spawn_blocking(move || work(&engine)).await.map_err(|e| Failure::new("bug", e))?
+    }
+}
+
+/// Where a call's events go.
+#[derive(Debug, Clone)]
+struct Events(mpsc::Sender<Result<Event, Failure>>);
+
+impl Events {
+    /// False when nobody listens any more.
+    async fn say(&self, event: Event) -> bool {
+        self.0.send(Ok(event)).await.is_ok()
+    }
+
+    async fn fail(&self, failure: Failure) {
+        // Nobody listening any more is not an error of ours.
+        let _ = self.0.send(Err(failure)).await;
+    }
+
+    /// Says it if there is room: progress that nobody reads may be dropped.
+    fn hint(&self, event: Event) {
+        let _ = self.0.try_send(Ok(event));
+    }
+
+    /// Says it from a blocking thread, waiting for room.
+    fn hint_blocking(&self, event: Event) {
+        let _ = self.0.blocking_send(Ok(event));
+    }
+}

@@ -1,0 +1,345 @@
+//! Brings the leaves of a planned file to their places: asks for a window of them, writes what arrives, commits epochs.
+//!
+//! Memory is bounded by the window: leaves that have been asked for and are not yet written, and epochs that are not yet
+//! durable, each have a limit in bytes, and nothing is held per leaf of the file but the bit in the store. Order is a
+//! random one of short runs, so that readers that start together hold different parts and can serve each other.
+//!
+//! Dropping a [`Fetch`] at any time is safe: what was written counts from its epoch on, the rest is asked for again.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use libp2p::PeerId;
+use rand::seq::SliceRandom;
+use tokio::task::JoinHandle;
+
+use crate::block::{Block, Cid, Multihash};
+use crate::dag::layout::Leaves;
+use crate::dag::wrap::Wrap;
+use crate::node::{Handle, Session, SessionEvent};
+use crate::store::{EXTENT_LEAVES, Store, WriteError, Writer};
+
+use super::failure::{Failure, from_store, from_write};
+use super::plan::{Extents, Tree, broken_tree, node_source, widen};
+
+/// Limits of one pull.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Bytes of leaves asked for and not yet written. It bounds the memory of a pull and feeds all its peers.
+    pub window_bytes: u64,
+    /// Bytes written since the last commit that start the next one.
+    pub epoch_bytes: u64,
+    /// Age of the oldest uncommitted leaf that starts a commit.
+    pub epoch_interval: Duration,
+    /// Bytes written but not durable at which asking stops until the disk has caught up: what a crash may cost.
+    pub unsynced_bytes_max: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            window_bytes: 32 << 20,
+            epoch_bytes: 24 << 20,
+            epoch_interval: Duration::from_secs(4),
+            unsynced_bytes_max: 60 << 20,
+        }
+    }
+}
+
+/// A leaf to be brought to one place.
+#[derive(Debug, Clone)]
+struct Task {
+    leaf: u64,
+    offset: u64,
+    len: u32,
+    cid: Cid,
+}
+
+/// What a step of the fetch has to say to whoever shows it.
+#[derive(Debug)]
+pub enum Progress {
+    /// Bytes written from the swarm or from a local file.
+    Written {
+        /// Bytes of the file.
+        bytes: u64,
+        /// Whether they came from a local file.
+        local: bool,
+    },
+    /// Nobody connected has this leaf.
+    NobodyHas(Cid),
+    /// Number of connected peers.
+    Peers(usize),
+}
+
+/// A pull in its leaf phase.
+#[derive(Debug)]
+pub struct Fetch {
+    store: Store,
+    node: Handle,
+    writer: Arc<Writer>,
+    tree: Tree,
+    extents: Extents,
+    options: Options,
+    /// Runs still to be looked at, last first.
+    runs: Vec<u32>,
+    ready: VecDeque<Task>,
+    wanted: HashMap<Multihash, Vec<Task>>,
+    /// Bytes in `wanted` and in `writes`.
+    outstanding: u64,
+    writes: FuturesUnordered<JoinHandle<Result<Written, Refused>>>,
+    epoch: Option<JoinHandle<Result<(), WriteError>>>,
+    epoch_started: Instant,
+}
+
+#[derive(Debug)]
+struct Written {
+    tasks: Vec<Task>,
+    cid: Cid,
+    local: bool,
+}
+
+/// A leaf that did not get to its place.
+#[derive(Debug)]
+enum Refused {
+    /// The disk did not take it.
+    Write(WriteError),
+    /// The local copy was not what the index said: ask the swarm.
+    NotLocal(Task),
+    /// The leaf is not what the tree claims.
+    Lie(Failure),
+}
+
+impl Fetch {
+    /// Makes ready to bring every missing leaf.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        node: Handle,
+        writer: Arc<Writer>,
+        tree: Tree,
+        extents: Extents,
+        options: Options,
+    ) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "LEAVES_MAX / EXTENT_LEAVES fits u32")]
+        let mut runs: Vec<u32> = (0..extents.offsets.len() as u32).collect();
+        runs.shuffle(&mut rand::rng());
+        Self {
+            store,
+            node,
+            writer,
+            tree,
+            extents,
+            options,
+            runs,
+            ready: VecDeque::new(),
+            wanted: HashMap::new(),
+            outstanding: 0,
+            writes: FuturesUnordered::new(),
+            epoch: None,
+            epoch_started: Instant::now(),
+        }
+    }
+
+    /// Takes a leaf that is here already: the leftmost one, pulled to learn the tree's shape.
+    ///
+    /// # Errors
+    /// A leaf that is not what the tree claims.
+    pub fn take_first(&mut self, block: Block) -> Result<(), Failure> {
+        let mut leaves = Leaves::new(self.tree.root, self.tree.size, self.tree.rule, node_source(&self.store));
+        if let Some(leaf) = leaves.next() {
+            let leaf = leaf.map_err(broken_tree)?;
+            if !self.writer.has(leaf.index) {
+                self.outstanding += u64::from(leaf.len);
+                let task = Task { leaf: leaf.index, offset: leaf.offset, len: leaf.len, cid: leaf.cid };
+                self.write(vec![task], block);
+            }
+        }
+        Ok(())
+    }
+
+    /// Works until every leaf is in its place and durable.
+    ///
+    /// # Errors
+    /// A tree that lies, a disk that is full (`no-space`) or fails, an index that fails.
+    pub async fn run(&mut self, session: &mut Session, mut progress: impl FnMut(Progress)) -> Result<(), Failure> {
+        loop {
+            self.feed(session)?;
+            if self.wanted.is_empty() && self.writes.is_empty() && self.ready.is_empty() && self.runs.is_empty() {
+                break;
+            }
+            self.start_epoch();
+            let due = self.epoch_started + self.options.epoch_interval;
+            tokio::select! {
+                Some(done) = self.writes.next(), if !self.writes.is_empty() => self.written(done, session, &mut progress)?,
+                done = join(&mut self.epoch), if self.epoch.is_some() => {
+                    self.epoch = None;
+                    done.map_err(from_write)?;
+                }
+                event = session.next() => match event {
+                    Some(SessionEvent::Block { block, from }) => self.arrived(block, from),
+                    Some(SessionEvent::NobodyHas { cid }) => progress(Progress::NobodyHas(cid)),
+                    Some(SessionEvent::PeersChanged { connected }) => progress(Progress::Peers(connected)),
+                    None => return Err(Failure::new("stopped", "the node has been stopped")),
+                },
+                () = tokio::time::sleep_until(due.into()), if self.epoch.is_none() && self.writer.unsynced_bytes() > 0 => {}
+            }
+        }
+        if self.epoch.is_some() {
+            join(&mut self.epoch).await.map_err(from_write)?;
+            self.epoch = None;
+        }
+        Ok(())
+    }
+
+    /// Keeps the window full: local leaves are copied, the others asked for.
+    fn feed(&mut self, session: &Session) -> Result<(), Failure> {
+        let mut wants = Vec::new();
+        while self.outstanding < self.options.window_bytes
+            && self.writer.unsynced_bytes() + self.outstanding < self.options.unsynced_bytes_max
+        {
+            let Some(task) = self.ready.pop_front() else {
+                let Some(run) = self.runs.pop() else { break };
+                // Reads of the index may wait for the disk; the runtime's other tasks must not.
+                self.ready = tokio::task::block_in_place(|| self.tasks_of(run))?.into();
+                continue;
+            };
+            self.outstanding += u64::from(task.len);
+            let key = widen(&task.cid);
+            if let Some(others) = self.wanted.get_mut(&key) {
+                others.push(task);
+            } else if self.store.has(&key).map_err(|e| from_store(&e))?.is_some() {
+                self.copy_local(task);
+            } else {
+                wants.push((task.cid, task.len));
+                self.wanted.insert(key, vec![task]);
+            }
+        }
+        if !wants.is_empty() {
+            session.want(wants);
+        }
+        Ok(())
+    }
+
+    /// The missing leaves of one run.
+    fn tasks_of(&self, run: u32) -> Result<Vec<Task>, Failure> {
+        let first = u64::from(run) * EXTENT_LEAVES;
+        let last = (first + EXTENT_LEAVES).min(self.extents.leaves);
+        if (first..last).all(|leaf| self.writer.has(leaf)) {
+            return Ok(Vec::new());
+        }
+        let mut leaves = Leaves::new(self.tree.root, self.tree.size, self.tree.rule, node_source(&self.store));
+        let offset = self.extents.offsets.get(run as usize).copied().unwrap_or_default();
+        leaves.seek(offset, first).map_err(broken_tree)?;
+        let mut tasks = Vec::new();
+        for leaf in leaves.take((last - first) as usize) {
+            let leaf = leaf.map_err(broken_tree)?;
+            if !self.writer.has(leaf.index) {
+                tasks.push(Task { leaf: leaf.index, offset: leaf.offset, len: leaf.len, cid: leaf.cid });
+            }
+        }
+        Ok(tasks)
+    }
+
+    fn arrived(&mut self, block: Block, _from: PeerId) {
+        if let Some(tasks) = self.wanted.remove(&widen(block.cid())) {
+            self.write(tasks, block);
+        }
+    }
+
+    fn write(&self, tasks: Vec<Task>, block: Block) {
+        let (store, writer, expected) = (self.store.clone(), self.writer.clone(), self.tree.wrap.clone());
+        self.writes.push(tokio::task::spawn_blocking(move || {
+            place(&store, &writer, &expected, &tasks, &block)?;
+            Ok(Written { tasks, cid: *block.cid(), local: false })
+        }));
+    }
+
+    fn copy_local(&self, task: Task) {
+        let (store, writer, expected) = (self.store.clone(), self.writer.clone(), self.tree.wrap.clone());
+        self.writes.push(tokio::task::spawn_blocking(move || {
+            let found = store.read(&widen(&task.cid)).ok().flatten();
+            let Some(block) = found.and_then(|bytes| Block::verify(&task.cid, bytes).ok()) else {
+                return Err(Refused::NotLocal(task));
+            };
+            let cid = task.cid;
+            let tasks = vec![task];
+            place(&store, &writer, &expected, &tasks, &block)?;
+            Ok(Written { tasks, cid, local: true })
+        }));
+    }
+
+    fn written(
+        &mut self,
+        done: Result<Result<Written, Refused>, tokio::task::JoinError>,
+        session: &Session,
+        progress: &mut impl FnMut(Progress),
+    ) -> Result<(), Failure> {
+        match done.map_err(|e| Failure::new("bug", e))? {
+            Ok(Written { tasks, cid, local }) => {
+                let bytes: u64 = tasks.iter().map(|task| u64::from(task.len)).sum();
+                self.outstanding -= bytes;
+                progress(Progress::Written { bytes, local });
+                self.node.arrived(vec![cid]);
+                Ok(())
+            }
+            Err(Refused::NotLocal(task)) => {
+                session.want(vec![(task.cid, task.len)]);
+                self.wanted.entry(widen(&task.cid)).or_default().push(task);
+                Ok(())
+            }
+            Err(Refused::Write(error)) => Err(from_write(error)),
+            Err(Refused::Lie(failure)) => Err(failure),
+        }
+    }
+
+    /// Starts a commit when one is due and none is under way.
+    fn start_epoch(&mut self) {
+        let unsynced = self.writer.unsynced_bytes();
+        if unsynced == 0 {
+            self.epoch_started = Instant::now();
+            return;
+        }
+        let due = unsynced >= self.options.epoch_bytes || self.epoch_started.elapsed() >= self.options.epoch_interval;
+        if due && self.epoch.is_none() {
+            self.epoch_started = Instant::now();
+            let writer = self.writer.clone();
+            self.epoch = Some(tokio::task::spawn_blocking(move || writer.commit_epoch()));
+        }
+    }
+}
+
+/// Writes one leaf's data to all its places.
+fn place(store: &Store, writer: &Writer, expected_wrap: &[u8], tasks: &[Task], block: &Block) -> Result<(), Refused> {
+    let (wrap, data) = Wrap::split(block.bytes(), block.cid().codec()).map_err(|error| {
+        Refused::Lie(Failure::new("bad-tree", format!("leaf {} is not a leaf of a file: {error}", block.cid())))
+    })?;
+    let mut tag = Vec::new();
+    wrap.to_tag(&mut tag);
+    if tag != expected_wrap {
+        // The references say how this file's leaves are wrapped; one that differs is kept whole, so that it is served.
+        store.put_nodes(std::slice::from_ref(block)).map_err(|e| Refused::Lie(from_store(&e)))?;
+    }
+    for task in tasks {
+        if data.len() != task.len as usize {
+            return Err(Refused::Lie(Failure::new(
+                "bad-tree",
+                format!("the tree lies: leaf {} holds {} bytes where {} are claimed", task.cid, data.len(), task.len),
+            )));
+        }
+        writer.write(task.leaf, task.offset, &data).map_err(Refused::Write)?;
+    }
+    Ok(())
+}
+
+async fn join(handle: &mut Option<JoinHandle<Result<(), WriteError>>>) -> Result<(), WriteError> {
+    match handle {
+        Some(handle) => match handle.await {
+            Ok(result) => result,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        },
+        None => Ok(()),
+    }
+}

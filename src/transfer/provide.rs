@@ -1,0 +1,225 @@
+//! Imports a file in place: its leaves are hashed where they lie, on all cores, and the index gets references.
+//!
+//! The file is read once, in runs of about one MiB that are dealt to the workers in turn; each worker hands its results
+//! back through its own small queue, so that they come in file order and memory is bounded whatever the file's size.
+//! Nothing is in the index as a file until all of it is there and the file is still what it was at the start.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use crate::block::{Block, Cid, RAW};
+use crate::dag::builder::{Builder, LeafRef, Profile, Root, leaf, leaf_block};
+use crate::dag::layout::LeafRule;
+use crate::dag::wrap::Wrap;
+use crate::store::{FileState, NewFile, SourceFile, Store};
+
+use super::failure::{Failure, from_store};
+use super::plan::{self, Tree};
+
+/// Bytes that a worker reads at once.
+const RUN_BYTES: u64 = 1 << 20;
+
+/// Leaves in one run at the most, for tiny chunks.
+const RUN_LEAVES_MAX: u64 = 4096;
+
+/// Runs that a worker may be ahead of the tree.
+const RUNS_AHEAD: usize = 8;
+
+/// Inner nodes in one commit.
+const NODES_PER_COMMIT: usize = 64;
+
+/// What an import found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    /// The file's root.
+    pub cid: Cid,
+    /// Bytes of the file.
+    pub size: u64,
+}
+
+/// Imports `path` (absolute). With no store only the CID is computed.
+///
+/// # Errors
+/// `not-found`, `permission`, `not-a-file`, `changed` and those of the index. None leaves an entry behind.
+pub fn import(
+    store: Option<&Store>,
+    path: &Path,
+    profile: &Profile,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Imported, Failure> {
+    let source = SourceFile::open(path).map_err(|e| from_store(&e))?;
+    let mut nodes = NodeBatch { store, blocks: Vec::new() };
+    let root = hash_file(&source, profile, &mut nodes, progress)?;
+    if root.size == 0 {
+        nodes.blocks.push(leaf_block(profile, &[]).map_err(|e| Failure::new("bug", e))?);
+    }
+    nodes.flush()?;
+    source.unchanged().map_err(|e| from_store(&e))?;
+    if let Some(store) = store {
+        record(store, path, &source, profile, &root)?;
+    }
+    Ok(Imported { cid: root.cid, size: root.size })
+}
+
+/// Hashes all leaves and builds the tree.
+fn hash_file(
+    source: &SourceFile,
+    profile: &Profile,
+    nodes: &mut NodeBatch<'_>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Root, Failure> {
+    let total = source.len();
+    let chunk = u64::from(profile.chunk);
+    let run_bytes = chunk * (RUN_BYTES / chunk).clamp(1, RUN_LEAVES_MAX);
+    let runs = total.div_ceil(run_bytes);
+    let workers = std::thread::available_parallelism().map_or(2, |n| n.get() as u64).min(runs.max(1));
+    let zero_leaf = leaf(profile, &vec![0; profile.chunk as usize]).map_err(|e| Failure::new("bug", e))?;
+    let mut builder = Builder::new(profile.clone());
+    if total == 0 {
+        let empty = leaf(profile, &[]).map_err(|e| Failure::new("bug", e))?;
+        builder.push(empty, &mut |block| nodes.blocks.push(block));
+        return Ok(builder.finish(&mut |block| nodes.blocks.push(block)));
+    }
+    std::thread::scope(|scope| {
+        let queues: Vec<Receiver<Result<Vec<LeafRef>, Failure>>> = (0..workers)
+            .map(|worker| {
+                let (results, queue) = sync_channel(RUNS_AHEAD);
+                let zero_leaf = zero_leaf.clone();
+                scope.spawn(move || {
+                    let mine = (worker..runs).step_by(workers as usize);
+                    hash_runs(source, profile, run_bytes, &zero_leaf, mine, &results);
+                });
+                queue
+            })
+            .collect();
+        let mut done = 0;
+        for (_, queue) in (0..runs).zip(queues.iter().cycle()) {
+            let leaves = queue.recv().map_err(|_| Failure::new("bug", "an import worker has died"))??;
+            for leaf in leaves {
+                done += leaf.file_bytes;
+                builder.push(leaf, &mut |block| nodes.blocks.push(block));
+            }
+            nodes.flush_when_full()?;
+            progress(done, total);
+        }
+        Ok(builder.finish(&mut |block| nodes.blocks.push(block)))
+    })
+}
+
+/// One worker: hashes its runs until there are none, an error, or nobody listens.
+fn hash_runs(
+    source: &SourceFile,
+    profile: &Profile,
+    run_bytes: u64,
+    zero_leaf: &LeafRef,
+    runs: impl Iterator<Item = u64>,
+    results: &SyncSender<Result<Vec<LeafRef>, Failure>>,
+) {
+    #[expect(clippy::cast_possible_truncation, reason = "at most RUN_BYTES or one chunk")]
+    let mut buffer = vec![0; run_bytes.min(source.len()) as usize];
+    for run in runs {
+        let result = hash_run(source, profile, run * run_bytes, run_bytes, zero_leaf, &mut buffer);
+        let failed = result.is_err();
+        if results.send(result).is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn hash_run(
+    source: &SourceFile,
+    profile: &Profile,
+    offset: u64,
+    run_bytes: u64,
+    zero_leaf: &LeafRef,
+    buffer: &mut [u8],
+) -> Result<Vec<LeafRef>, Failure> {
+    let end = (offset + run_bytes).min(source.len());
+    let full_chunks = (end - offset) / u64::from(profile.chunk);
+    if full_chunks * u64::from(profile.chunk) == end - offset && source.is_hole(offset, end) {
+        return Ok((0..full_chunks).map(|_| zero_leaf.clone()).collect());
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "at most RUN_BYTES or one chunk")]
+    let Some(bytes) = buffer.get_mut(..(end - offset) as usize) else {
+        return Err(Failure::new("bug", "an import buffer is too small"));
+    };
+    source.read_exact_at(bytes, offset).map_err(|e| from_store(&e))?;
+    bytes
+        .chunks(profile.chunk as usize)
+        .map(|chunk| leaf(profile, chunk).map_err(|e| Failure::new("bug", e)))
+        .collect()
+}
+
+/// Enters the file and its references.
+fn record(store: &Store, path: &Path, source: &SourceFile, profile: &Profile, root: &Root) -> Result<(), Failure> {
+    let tree = Tree {
+        root: root.cid,
+        size: root.size,
+        rule: if profile.raw_leaves || root.cid.codec() == RAW { LeafRule::Raw } else { leaf_rule_of(profile, root) },
+        wrap: wrap_tag(profile),
+    };
+    let before: Vec<_> = same_path(store, path)?;
+    if before.iter().any(|file| file.root == root.cid && matches!(file.state, FileState::Complete) && source.is(file)) {
+        return Ok(());
+    }
+    let id = store.register(NewFile::complete(PathBuf::from(path), source, root.cid, tree.layout())).map_err(|e| from_store(&e))?;
+    let entered = plan::write_references(store, id, &tree).and_then(|extents| {
+        source.unchanged().map_err(|e| from_store(&e))?;
+        store.activate(id, extents.leaves, &extents.offsets).map_err(|e| from_store(&e))
+    });
+    if let Err(failure) = entered {
+        store.forget_file(id).map_err(|e| from_store(&e))?;
+        return Err(failure);
+    }
+    // What the index said of an earlier content at this path is no longer true.
+    for file in before {
+        store.forget_file(file.id).map_err(|e| from_store(&e))?;
+    }
+    Ok(())
+}
+
+fn same_path(store: &Store, path: &Path) -> Result<Vec<crate::store::FileRecord>, Failure> {
+    let files = store.files().map_err(|e| from_store(&e))?;
+    Ok(files.into_iter().filter(|file| file.path == path && matches!(file.state, FileState::Complete)).collect())
+}
+
+fn leaf_rule_of(profile: &Profile, root: &Root) -> LeafRule {
+    LeafRule::DagPbAtDepth(balanced_depth(root.leaves, profile.width as u64))
+}
+
+/// Levels of inner nodes above the leaves of a balanced tree.
+fn balanced_depth(leaves: u64, width: u64) -> u32 {
+    let mut depth = 0;
+    let mut nodes = leaves;
+    while nodes > 1 {
+        nodes = nodes.div_ceil(width);
+        depth += 1;
+    }
+    depth
+}
+
+fn wrap_tag(profile: &Profile) -> Vec<u8> {
+    let mut tag = Vec::new();
+    if profile.raw_leaves { Wrap::Raw } else { Wrap::File }.to_tag(&mut tag);
+    tag
+}
+
+/// Inner nodes on their way to the index, some at a time.
+struct NodeBatch<'a> {
+    store: Option<&'a Store>,
+    blocks: Vec<Block>,
+}
+
+impl NodeBatch<'_> {
+    fn flush_when_full(&mut self) -> Result<(), Failure> {
+        if self.blocks.len() >= NODES_PER_COMMIT { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        if let Some(store) = self.store.filter(|_| !self.blocks.is_empty()) {
+            store.put_nodes(&self.blocks).map_err(|e| from_store(&e))?;
+        }
+        self.blocks.clear();
+        Ok(())
+    }
+}

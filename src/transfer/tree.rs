@@ -1,0 +1,250 @@
+//! Pulls the inner nodes of a file's tree: the leftmost path first, which shows what a leaf looks like, then the rest
+//! breadth first from all peers.
+//!
+//! Every node is verified against what its parent claimed before its children are asked for. Each distinct node is
+//! pulled, checked and expanded once however often the tree repeats it, so the work is bounded by the distinct blocks
+//! that somebody really sent. Nodes go to the index in batches; leaves are not pulled here, but for the leftmost one of
+//! a dag-pb tree, which is handed to the caller.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::block::{Block, Cid, DAG_PB, Multihash, RAW};
+use crate::dag::layout::{LeafRule, leaf_rule};
+use crate::dag::walk::{Child, Claim, Expanded, expand};
+use crate::dag::wrap::Wrap;
+use crate::node::{Session, SessionEvent};
+use crate::store::Store;
+
+use super::failure::{Failure, from_store, from_walk};
+use super::plan::{Tree, widen};
+
+/// Inner nodes asked for at once: enough to fill a pipe with 50 kB nodes, few enough to hold in memory.
+const NODES_IN_FLIGHT_MAX: usize = 128;
+
+/// Inner nodes in one commit of the index.
+const NODES_PER_COMMIT: usize = 64;
+
+/// The most inner nodes of one tree: with the least useful ones, of two links each, it is still gigabytes of tree.
+const NODES_MAX: usize = 1 << 22;
+
+/// Expected length of an inner node in bytes, for the pipelines: 1024 links of 46 bytes.
+const NODE_BYTES_HINT: u32 = 48 * 1024;
+
+/// A tree whose inner nodes are all in the index.
+#[derive(Debug)]
+pub struct PulledTree {
+    /// What planning needs.
+    pub tree: Tree,
+    /// The leftmost leaf, when it had to be pulled to learn the tree's shape.
+    pub first_leaf: Option<Block>,
+}
+
+/// What happened meanwhile that the user may want to know.
+#[derive(Debug)]
+pub enum Notice {
+    /// No connected peer has this block; it is asked for again when that changes.
+    NobodyHas(Cid),
+    /// The number of connected peers.
+    Peers(usize),
+    /// A block arrived.
+    Progress,
+}
+
+/// Pulls the tree of `root`.
+///
+/// # Errors
+/// Trees that lie or are not files, and those of the index. It waits for ever for peers.
+pub async fn pull_tree(
+    store: &Store,
+    session: &mut Session,
+    root: Cid,
+    mut notice: impl FnMut(Notice),
+) -> Result<PulledTree, Failure> {
+    if !matches!(root.codec(), RAW | DAG_PB) {
+        return Err(unknown_codec(&root));
+    }
+    let mut pending: Vec<Block> = Vec::new();
+    // The leftmost path.
+    let mut path: Vec<Expanded> = Vec::new();
+    let mut path_claims: Vec<Claim> = Vec::new();
+    let mut claim = Claim { cid: root, offset: 0, size: None, depth: 0 };
+    let mut last;
+    loop {
+        last = obtain(store, session, &claim.cid, &mut notice).await?;
+        let expanded = expand(&claim, &last).map_err(|e| from_walk(&root, e))?;
+        let first = expanded.children.first().map(|child| (child.claim.clone(), child.raw));
+        path.push(expanded);
+        path_claims.push(claim.clone());
+        match first {
+            Some((next, false)) => {
+                pending.push(last);
+                claim = next;
+            }
+            Some((_, true)) | None => break,
+        }
+    }
+    let size = path.first().map_or(0, |top| top.size);
+    let rule = leaf_rule(&path);
+    let ends_in_leaf = path.last().is_none_or(|bottom| bottom.children.is_empty());
+    let (wrap, first_leaf) = if ends_in_leaf {
+        let (wrap, _) = Wrap::split(last.bytes(), last.cid().codec()).map_err(|e| Failure::new("bad-tree", e))?;
+        (wrap, Some(last))
+    } else {
+        pending.push(last);
+        (Wrap::Raw, None)
+    };
+    let mut tag = Vec::new();
+    wrap.to_tag(&mut tag);
+
+    // The path's own nodes are here already; only what hangs off it is still to be pulled.
+    let seen = path_claims.iter().map(|claim| (widen(&claim.cid), claim.size.unwrap_or(size))).collect();
+    let mut nodes = Nodes { store, root, rule, seen, queue: VecDeque::new(), pending };
+    for expanded in &path {
+        nodes.enqueue(expanded)?;
+    }
+    nodes.pull_all(session, &mut notice).await?;
+    Ok(PulledTree { tree: Tree { root, size, rule, wrap: tag }, first_leaf })
+}
+
+/// Breadth-first state.
+struct Nodes<'a> {
+    store: &'a Store,
+    root: Cid,
+    rule: LeafRule,
+    /// Every inner node met so far, and the size that its first parent claimed.
+    seen: HashMap<Multihash, u64>,
+    queue: VecDeque<Claim>,
+    pending: Vec<Block>,
+}
+
+impl Nodes<'_> {
+    /// Queues the inner nodes among a node's children, each once in the whole tree.
+    fn enqueue(&mut self, expanded: &Expanded) -> Result<(), Failure> {
+        for child in &expanded.children {
+            if self.is_leaf(child) {
+                continue;
+            }
+            let size = child.claim.size.unwrap_or_default();
+            match self.seen.insert(widen(&child.claim.cid), size) {
+                None => self.queue.push_back(child.claim.clone()),
+                Some(before) if before != size => {
+                    return Err(Failure::new(
+                        "bad-tree",
+                        format!("the tree of {} lies: {} is claimed to hold {before} and {size} bytes", self.root, child.claim.cid),
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        if self.seen.len() > NODES_MAX {
+            return Err(Failure::new("bad-tree", format!("the tree of {} has more than {NODES_MAX} inner nodes", self.root)));
+        }
+        Ok(())
+    }
+
+    fn is_leaf(&self, child: &Child) -> bool {
+        child.raw || self.rule.is_leaf(child.claim.cid.codec(), child.claim.size.unwrap_or(u64::MAX))
+    }
+
+    async fn pull_all(&mut self, session: &mut Session, notice: &mut impl FnMut(Notice)) -> Result<(), Failure> {
+        let mut in_flight: HashMap<Multihash, Claim> = HashMap::new();
+        loop {
+            let mut wants = Vec::new();
+            while in_flight.len() < NODES_IN_FLIGHT_MAX {
+                let Some(claim) = self.queue.pop_front() else { break };
+                if let Some(bytes) = self.store.node(&widen(&claim.cid)).map_err(|e| from_store(&e))? {
+                    let block = Block::verify(&claim.cid, bytes).map_err(|e| Failure::new("index-damaged", e))?;
+                    self.accept(&claim, block, false)?;
+                } else {
+                    wants.push((claim.cid, NODE_BYTES_HINT));
+                    in_flight.insert(widen(&claim.cid), claim);
+                }
+            }
+            if !wants.is_empty() {
+                session.want(wants);
+            }
+            if in_flight.is_empty() && self.queue.is_empty() {
+                return self.flush();
+            }
+            if in_flight.is_empty() {
+                continue;
+            }
+            match next_event(session).await? {
+                SessionEvent::Block { block, .. } => {
+                    notice(Notice::Progress);
+                    if let Some(claim) = in_flight.remove(&widen(block.cid())) {
+                        self.accept(&claim, block, true)?;
+                    }
+                }
+                SessionEvent::NobodyHas { cid } => notice(Notice::NobodyHas(cid)),
+                SessionEvent::PeersChanged { connected } => notice(Notice::Peers(connected)),
+            }
+        }
+    }
+
+    fn accept(&mut self, claim: &Claim, block: Block, fresh: bool) -> Result<(), Failure> {
+        let expanded = expand(claim, &block).map_err(|e| from_walk(&self.root, e))?;
+        self.enqueue(&expanded)?;
+        if fresh {
+            self.pending.push(block);
+        }
+        if self.pending.len() >= NODES_PER_COMMIT { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        let batch = std::mem::take(&mut self.pending);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        // A commit waits for the disk; the runtime's other tasks must not.
+        tokio::task::block_in_place(|| self.store.put_nodes(&batch)).map_err(|e| from_store(&e))
+    }
+}
+
+/// One block, from the index or from the swarm.
+async fn obtain(
+    store: &Store,
+    session: &mut Session,
+    cid: &Cid,
+    notice: &mut impl FnMut(Notice),
+) -> Result<Block, Failure> {
+    if let Some(bytes) = identity_or_local(store, cid)? {
+        return Block::verify(cid, bytes).map_err(|e| Failure::new("index-damaged", e));
+    }
+    session.want(vec![(*cid, NODE_BYTES_HINT)]);
+    loop {
+        match next_event(session).await? {
+            SessionEvent::Block { block, .. } if block.cid().hash() == cid.hash() => {
+                notice(Notice::Progress);
+                return block.renamed(cid).ok_or_else(|| Failure::new("bug", "a block changed its hash"));
+            }
+            SessionEvent::Block { .. } => {}
+            SessionEvent::NobodyHas { cid } => notice(Notice::NobodyHas(cid)),
+            SessionEvent::PeersChanged { connected } => notice(Notice::Peers(connected)),
+        }
+    }
+}
+
+/// What needs no network: identity CIDs, inner nodes of the index, and leaves of local files.
+fn identity_or_local(store: &Store, cid: &Cid) -> Result<Option<bytes::Bytes>, Failure> {
+    if let Some(content) = crate::block::identity_content(cid) {
+        return Ok(Some(bytes::Bytes::copy_from_slice(content)));
+    }
+    match store.node(&widen(cid)).map_err(|e| from_store(&e))? {
+        Some(bytes) => Ok(Some(bytes)),
+        None => store.read(&widen(cid)).map_err(|e| from_store(&e)),
+    }
+}
+
+async fn next_event(session: &mut Session) -> Result<SessionEvent, Failure> {
+    session.next().await.ok_or_else(|| Failure::new("stopped", "the node has been stopped"))
+}
+
+/// The codecs whose blocks can be files.
+#[must_use]
+pub fn unknown_codec(cid: &Cid) -> Failure {
+    Failure::new(
+        "unknown-codec",
+        format!("{cid} has codec 0x{:x}, which is not a file: files have codec raw (0x55) or dag-pb (0x70)", cid.codec()),
+    )
+}
