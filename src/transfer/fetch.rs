@@ -17,13 +17,12 @@ use rand::seq::SliceRandom;
 use tokio::task::JoinHandle;
 
 use crate::block::{Block, Cid, Multihash};
-use crate::dag::layout::Leaves;
 use crate::dag::wrap::Wrap;
 use crate::node::{Handle, Session, SessionEvent};
 use crate::store::{EXTENT_LEAVES, Store, WriteError, Writer};
 
 use super::failure::{Failure, from_store, from_write};
-use super::plan::{Extents, Tree, broken_tree, node_source, widen};
+use super::plan::{Extents, Tree, broken_tree, widen};
 
 /// Limits of one pull.
 #[derive(Debug, Clone)]
@@ -148,7 +147,7 @@ impl Fetch {
     /// # Errors
     /// A leaf that is not what the tree claims.
     pub fn take_first(&mut self, block: Block) -> Result<(), Failure> {
-        let mut leaves = Leaves::new(self.tree.root, self.tree.size, self.tree.rule, node_source(&self.store));
+        let mut leaves = self.tree.leaves(&self.store);
         if let Some(leaf) = leaves.next() {
             let leaf = leaf.map_err(broken_tree)?;
             if !self.writer.has(leaf.index) {
@@ -230,7 +229,7 @@ impl Fetch {
         if (first..last).all(|leaf| self.writer.has(leaf)) {
             return Ok(Vec::new());
         }
-        let mut leaves = Leaves::new(self.tree.root, self.tree.size, self.tree.rule, node_source(&self.store));
+        let mut leaves = self.tree.leaves(&self.store);
         let offset = self.extents.offsets.get(run as usize).copied().unwrap_or_default();
         leaves.seek(offset, first).map_err(broken_tree)?;
         let mut tasks = Vec::new();

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use crate::block::{BLOCK_BYTES_MAX, Cid, Multihash};
-use crate::dag::layout::{LeafRule, Leaves};
+use crate::dag::layout::{LayoutError, Leaves};
 use crate::store::{EXTENT_LEAVES, FileId, FileRecord, LeafPlace, Store};
 
 use super::failure::{Failure, from_store};
@@ -25,29 +25,20 @@ pub struct Tree {
     pub root: Cid,
     /// Bytes of the file.
     pub size: u64,
-    /// Which links are leaves.
-    pub rule: LeafRule,
     /// How a leaf's block is made of the file's bytes, as the index's tag.
     pub wrap: Vec<u8>,
 }
 
 impl Tree {
     /// The tree of a file that the index holds.
-    ///
-    /// # Errors
-    /// `index-damaged` when its layout cannot be read.
-    pub fn of(record: &FileRecord) -> Result<Self, Failure> {
-        let (rule, wrap) = LeafRule::from_tag(&record.layout).map_err(|e| Failure::new("index-damaged", e))?;
-        Ok(Self { root: record.root, size: record.len, rule, wrap: wrap.to_vec() })
+    #[must_use]
+    pub fn of(record: &FileRecord) -> Self {
+        Self { root: record.root, size: record.len, wrap: record.wrap.clone() }
     }
 
-    /// What the index keeps to know the tree again: the leaf rule, then the wrap.
-    #[must_use]
-    pub fn layout(&self) -> Vec<u8> {
-        let mut tag = Vec::new();
-        self.rule.to_tag(&mut tag);
-        tag.extend_from_slice(&self.wrap);
-        tag
+    /// Its leaves, from the inner nodes in the index.
+    pub fn leaves(&self, store: &Store) -> Leaves<impl FnMut(&Cid) -> Result<Bytes, Failure> + use<>> {
+        Leaves::new(self.root, self.size, node_source(store))
     }
 }
 
@@ -61,7 +52,7 @@ pub struct Extents {
 }
 
 /// The inner nodes' bytes, from the index.
-pub fn node_source(store: &Store) -> impl FnMut(&Cid) -> Result<Bytes, Failure> + use<> {
+fn node_source(store: &Store) -> impl FnMut(&Cid) -> Result<Bytes, Failure> + use<> {
     let store = store.clone();
     move |cid| {
         store
@@ -86,7 +77,7 @@ pub fn write_references(store: &Store, file: FileId, tree: &Tree) -> Result<Exte
     let slices = extents.leaves.div_ceil(SLICE_KEYS).max(1);
     let mut slice_refs: Vec<(Multihash, LeafPlace)> = Vec::new();
     for slice in 0..slices {
-        for leaf in Leaves::new(tree.root, tree.size, tree.rule, node_source(store)) {
+        for leaf in tree.leaves(store) {
             let leaf = leaf.map_err(broken_tree)?;
             let key = widen(&leaf.cid);
             if slice_of(&key, slices) != slice {
@@ -111,7 +102,7 @@ pub fn write_references(store: &Store, file: FileId, tree: &Tree) -> Result<Exte
 fn measure(store: &Store, tree: &Tree) -> Result<Extents, Failure> {
     let mut offsets = Vec::new();
     let mut leaves = 0;
-    for leaf in Leaves::new(tree.root, tree.size, tree.rule, node_source(store)) {
+    for leaf in tree.leaves(store) {
         let leaf = leaf.map_err(broken_tree)?;
         if leaf.len as usize > BLOCK_BYTES_MAX {
             return Err(Failure::new("bad-tree", format!("leaf {} claims {} bytes, more than a block may have", leaf.cid, leaf.len)));
@@ -134,9 +125,9 @@ fn slice_of(key: &Multihash, slices: u64) -> u64 {
 }
 
 /// A tree that was verified when it was pulled or built, and yet does not read back.
-pub fn broken_tree(error: crate::dag::layout::LayoutError<Failure>) -> Failure {
+pub fn broken_tree(error: LayoutError<Failure>) -> Failure {
     match error {
-        crate::dag::layout::LayoutError::Fetch(failure) => failure,
+        LayoutError::Fetch { source, .. } => source,
         other => Failure::new("bad-tree", other),
     }
 }

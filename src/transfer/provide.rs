@@ -7,10 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use crate::block::{Block, Cid, RAW};
+use crate::block::{Block, Cid};
 use crate::dag::builder::{Builder, LeafRef, Profile, Root, leaf, leaf_block};
-use crate::dag::layout::LeafRule;
-use crate::dag::wrap::Wrap;
 use crate::store::{FileState, NewFile, SourceFile, Store};
 
 use super::failure::{Failure, from_store};
@@ -51,7 +49,7 @@ pub fn import(
     let mut nodes = NodeBatch { store, blocks: Vec::new() };
     let root = hash_file(&source, profile, &mut nodes, progress)?;
     if root.size == 0 {
-        nodes.blocks.push(leaf_block(profile, &[]).map_err(|e| Failure::new("bug", e))?);
+        nodes.blocks.push(leaf_block(profile, &[]));
     }
     nodes.flush()?;
     source.unchanged().map_err(|e| from_store(&e))?;
@@ -73,10 +71,10 @@ fn hash_file(
     let run_bytes = chunk * (RUN_BYTES / chunk).clamp(1, RUN_LEAVES_MAX);
     let runs = total.div_ceil(run_bytes);
     let workers = std::thread::available_parallelism().map_or(2, |n| n.get() as u64).min(runs.max(1));
-    let zero_leaf = leaf(profile, &vec![0; profile.chunk as usize]).map_err(|e| Failure::new("bug", e))?;
-    let mut builder = Builder::new(profile.clone());
+    let zero_leaf = leaf(profile, &vec![0; profile.chunk as usize]);
+    let mut builder = Builder::new(*profile);
     if total == 0 {
-        let empty = leaf(profile, &[]).map_err(|e| Failure::new("bug", e))?;
+        let empty = leaf(profile, &[]);
         builder.push(empty, &mut |block| nodes.blocks.push(block));
         return Ok(builder.finish(&mut |block| nodes.blocks.push(block)));
     }
@@ -144,25 +142,19 @@ fn hash_run(
         return Err(Failure::new("bug", "an import buffer is too small"));
     };
     source.read_exact_at(bytes, offset).map_err(|e| from_store(&e))?;
-    bytes
-        .chunks(profile.chunk as usize)
-        .map(|chunk| leaf(profile, chunk).map_err(|e| Failure::new("bug", e)))
-        .collect()
+    Ok(bytes.chunks(profile.chunk as usize).map(|chunk| leaf(profile, chunk)).collect())
 }
 
 /// Enters the file and its references.
 fn record(store: &Store, path: &Path, source: &SourceFile, profile: &Profile, root: &Root) -> Result<(), Failure> {
-    let tree = Tree {
-        root: root.cid,
-        size: root.size,
-        rule: if profile.raw_leaves || root.cid.codec() == RAW { LeafRule::Raw } else { leaf_rule_of(profile, root) },
-        wrap: wrap_tag(profile),
-    };
+    let mut wrap = Vec::new();
+    profile.wrap().to_tag(&mut wrap);
+    let tree = Tree { root: root.cid, size: root.size, wrap };
     let before: Vec<_> = same_path(store, path)?;
     if before.iter().any(|file| file.root == root.cid && matches!(file.state, FileState::Complete) && source.is(file)) {
         return Ok(());
     }
-    let id = store.register(NewFile::complete(PathBuf::from(path), source, root.cid, tree.layout())).map_err(|e| from_store(&e))?;
+    let id = store.register(NewFile::complete(PathBuf::from(path), source, root.cid, tree.wrap.clone())).map_err(|e| from_store(&e))?;
     let entered = plan::write_references(store, id, &tree).and_then(|extents| {
         source.unchanged().map_err(|e| from_store(&e))?;
         store.activate(id, extents.leaves, &extents.offsets).map_err(|e| from_store(&e))
@@ -181,27 +173,6 @@ fn record(store: &Store, path: &Path, source: &SourceFile, profile: &Profile, ro
 fn same_path(store: &Store, path: &Path) -> Result<Vec<crate::store::FileRecord>, Failure> {
     let files = store.files().map_err(|e| from_store(&e))?;
     Ok(files.into_iter().filter(|file| file.path == path && matches!(file.state, FileState::Complete)).collect())
-}
-
-fn leaf_rule_of(profile: &Profile, root: &Root) -> LeafRule {
-    LeafRule::DagPbAtDepth(balanced_depth(root.leaves, profile.width as u64))
-}
-
-/// Levels of inner nodes above the leaves of a balanced tree.
-fn balanced_depth(leaves: u64, width: u64) -> u32 {
-    let mut depth = 0;
-    let mut nodes = leaves;
-    while nodes > 1 {
-        nodes = nodes.div_ceil(width);
-        depth += 1;
-    }
-    depth
-}
-
-fn wrap_tag(profile: &Profile) -> Vec<u8> {
-    let mut tag = Vec::new();
-    if profile.raw_leaves { Wrap::Raw } else { Wrap::File }.to_tag(&mut tag);
-    tag
 }
 
 /// Inner nodes on their way to the index, some at a time.

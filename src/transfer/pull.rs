@@ -219,7 +219,7 @@ impl Work<'_> {
     ) -> Result<(), Failure> {
         let known = blocking({
             let (store, root, output) = (self.store.clone(), self.root, self.request.output.0.clone());
-            move || unfinished(&store, &root, &output)?.map(|record| Tree::of(&record)).transpose()
+            move || Ok(unfinished(&store, &root, &output)?.map(|record| Tree::of(&record)))
         })
         .await?;
         let pulled = match known {
@@ -334,9 +334,9 @@ impl Work<'_> {
             let bytes_at = if into_existing && output.exists() { output.clone() } else { part_path(&output) };
             crate::store::preflight(&bytes_at, tree.size).map_err(from_write)?;
             let new = if bytes_at == output {
-                NewFile::existing_partial(output.clone(), tree.size, tree.root, tree.layout())
+                NewFile::existing_partial(output.clone(), tree.size, tree.root, tree.wrap.clone())
             } else {
-                NewFile::partial(bytes_at.clone(), output.clone(), tree.size, tree.root, tree.layout(), preallocation)
+                NewFile::partial(bytes_at.clone(), output.clone(), tree.size, tree.root, tree.wrap.clone(), preallocation)
             }
             .map_err(from_write)?;
             let planned = store.register(new).map_err(|e| from_store(&e)).and_then(|id| {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::block::parse_cid;
-use crate::dag::builder::{CidVersion, Profile};
+use crate::dag::builder::{Profile, Version, WIDTH_MAX};
 use crate::dag::chunker::Chunker;
 use crate::store::{FileRecord, FileState, Store};
 
@@ -57,7 +57,7 @@ pub(super) fn verify(
         if matches!(file.state, FileState::Partial) {
             return Err(Failure::new("not-complete", format!("{cid} is not complete yet; `bitshoal jobs` shows its pull")));
         }
-        let tree = Tree::of(&file)?;
+        let tree = Tree::of(&file);
         let verdict = verify_file(store, &tree, &file.path, bad, &mut |done, total| progress(&file.path, done, total))?;
         verified.push(Event::Verified {
             cid: file.root.to_string(),
@@ -74,33 +74,31 @@ pub(super) fn profile(options: &AddOptions) -> Result<Profile, Failure> {
     let bad = |what: String| Failure::new("bad-option", what);
     let version = match options.cid_version {
         None => None,
-        Some(0) => Some(CidVersion::V0),
-        Some(1) => Some(CidVersion::V1),
+        Some(0) => Some(Version::V0),
+        Some(1) => Some(Version::V1),
         Some(other) => return Err(bad(format!("--cid-version {other}: CID versions are 0 and 1"))),
     };
     let mut profile = match (options.profile.as_deref(), version) {
-        (Some("unixfs-v1-2025"), _) | (None, None) => Profile::V1_2025,
-        (Some("unixfs-v0-2015"), _) => Profile::V0_2015,
-        (Some(other), _) => {
-            return Err(bad(format!("--profile {other}: profiles are unixfs-v1-2025 and unixfs-v0-2015")));
-        }
+        (Some(name), _) => Profile::named(name)
+            .ok_or_else(|| bad(format!("--profile {name}: profiles are unixfs-v1-2025 and unixfs-v0-2015")))?,
+        (None, None) => Profile::V1_2025,
         (None, Some(version)) => Profile::kubo_defaults(version),
     };
     if let Some(version) = version {
         profile.cid_version = version;
         if options.raw_leaves.is_none() && options.profile.is_some() {
-            profile.raw_leaves = version == CidVersion::V1;
+            profile.raw_leaves = version == Version::V1;
         }
     }
     if let Some(raw) = options.raw_leaves {
         profile.raw_leaves = raw;
     }
     if let Some(chunker) = &options.chunker {
-        profile.chunk = Chunker::parse(chunker).map_err(|e| bad(format!("--chunker {chunker}: {e}")))?.size();
+        profile.chunk = Chunker::parse(chunker).map_err(|e| bad(format!("--chunker {chunker}: {e}")))?.bytes();
     }
     if let Some(width) = options.max_file_links {
-        if !(2..=16_384).contains(&width) {
-            return Err(bad(format!("--max-file-links {width}: from 2 to 16384")));
+        if !(2..=WIDTH_MAX).contains(&width) {
+            return Err(bad(format!("--max-file-links {width}: from 2 to {WIDTH_MAX}")));
         }
         profile.width = width;
     }

@@ -1,5 +1,4 @@
-//! Pulls the inner nodes of a file's tree: the leftmost path first, which shows what a leaf looks like, then the rest
-//! breadth first from all peers.
+//! Pulls the inner nodes of a file's tree, breadth first from all peers.
 //!
 //! Every node is verified against what its parent claimed before its children are asked for. Each distinct node is
 //! pulled, checked and expanded once however often the tree repeats it, so the work is bounded by the distinct blocks
@@ -9,8 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::block::{Block, Cid, DAG_PB, Multihash, RAW};
-use crate::dag::layout::{LeafRule, leaf_rule};
-use crate::dag::walk::{Child, Claim, Expanded, expand};
+use crate::dag::walk::{Claim, Expanded, expand, inner_nodes_max};
 use crate::dag::wrap::Wrap;
 use crate::node::{Session, SessionEvent};
 use crate::store::Store;
@@ -23,9 +21,6 @@ const NODES_IN_FLIGHT_MAX: usize = 128;
 
 /// Inner nodes in one commit of the index.
 const NODES_PER_COMMIT: usize = 64;
-
-/// The most inner nodes of one tree: with the least useful ones, of two links each, it is still gigabytes of tree.
-const NODES_MAX: usize = 1 << 22;
 
 /// Expected length of an inner node in bytes, for the pipelines: 1024 links of 46 bytes.
 const NODE_BYTES_HINT: u32 = 48 * 1024;
@@ -63,70 +58,73 @@ pub async fn pull_tree(
     if !matches!(root.codec(), RAW | DAG_PB) {
         return Err(unknown_codec(&root));
     }
-    let mut pending: Vec<Block> = Vec::new();
-    // The leftmost path.
-    let mut path: Vec<Expanded> = Vec::new();
-    let mut path_claims: Vec<Claim> = Vec::new();
-    let mut claim = Claim { cid: root, offset: 0, size: None, depth: 0 };
-    let mut last;
-    loop {
-        last = obtain(store, session, &claim.cid, &mut notice).await?;
-        let expanded = expand(&claim, &last).map_err(|e| from_walk(&root, e))?;
-        let first = expanded.children.first().map(|child| (child.claim.clone(), child.raw));
-        path.push(expanded);
-        path_claims.push(claim.clone());
-        match first {
-            Some((next, false)) => {
-                pending.push(last);
-                claim = next;
-            }
-            Some((_, true)) | None => break,
-        }
+    let top_claim = Claim::root(root);
+    let top = obtain(store, session, &root, &mut notice).await?;
+    let expanded = expand(&top_claim, &top).map_err(|e| from_walk(&root, e))?;
+    let size = expanded.size;
+    if expanded.children.is_empty() {
+        return Ok(PulledTree { tree: Tree { root, size, wrap: wrap_of(&top)? }, first_leaf: Some(top) });
     }
-    let size = path.first().map_or(0, |top| top.size);
-    let rule = leaf_rule(&path);
-    let ends_in_leaf = path.last().is_none_or(|bottom| bottom.children.is_empty());
-    let (wrap, first_leaf) = if ends_in_leaf {
-        let (wrap, _) = Wrap::split(last.bytes(), last.cid().codec()).map_err(|e| Failure::new("bad-tree", e))?;
-        (wrap, Some(last))
-    } else {
-        pending.push(last);
-        (Wrap::Raw, None)
+    let mut nodes = Nodes {
+        store,
+        root,
+        nodes_max: inner_nodes_max(size),
+        seen: HashMap::from([(widen(&root), size)]),
+        queue: VecDeque::new(),
+        pending: Vec::new(),
+        leftmost: None,
     };
+    nodes.take_in(&top_claim, top, expanded, true)?;
+    nodes.pull_all(session, &mut notice).await?;
+    // A dag-pb leaf shows how the leaves of this tree are wrapped; raw ones are bare.
+    let (wrap, first_leaf) = match nodes.leftmost {
+        Some(leaf) if leaf.codec() == DAG_PB => {
+            let block = obtain(store, session, &leaf, &mut notice).await?;
+            (wrap_of(&block)?, Some(block))
+        }
+        _ => (wrap_tag(&Wrap::Raw), None),
+    };
+    Ok(PulledTree { tree: Tree { root, size, wrap }, first_leaf })
+}
+
+fn wrap_of(leaf: &Block) -> Result<Vec<u8>, Failure> {
+    let (wrap, _) = Wrap::split(leaf.bytes(), leaf.cid().codec()).map_err(|e| Failure::new("bad-tree", e))?;
+    Ok(wrap_tag(&wrap))
+}
+
+fn wrap_tag(wrap: &Wrap) -> Vec<u8> {
     let mut tag = Vec::new();
     wrap.to_tag(&mut tag);
-
-    // The path's own nodes are here already; only what hangs off it is still to be pulled.
-    let seen = path_claims.iter().map(|claim| (widen(&claim.cid), claim.size.unwrap_or(size))).collect();
-    let mut nodes = Nodes { store, root, rule, seen, queue: VecDeque::new(), pending };
-    for expanded in &path {
-        nodes.enqueue(expanded)?;
-    }
-    nodes.pull_all(session, &mut notice).await?;
-    Ok(PulledTree { tree: Tree { root, size, rule, wrap: tag }, first_leaf })
+    tag
 }
 
 /// Breadth-first state.
 struct Nodes<'a> {
     store: &'a Store,
     root: Cid,
-    rule: LeafRule,
+    /// What makes a tree a bomb.
+    nodes_max: u64,
     /// Every inner node met so far, and the size that its first parent claimed.
     seen: HashMap<Multihash, u64>,
     queue: VecDeque<Claim>,
     pending: Vec<Block>,
+    /// The leaf at offset 0, once known.
+    leftmost: Option<Cid>,
 }
 
 impl Nodes<'_> {
     /// Queues the inner nodes among a node's children, each once in the whole tree.
     fn enqueue(&mut self, expanded: &Expanded) -> Result<(), Failure> {
         for child in &expanded.children {
-            if self.is_leaf(child) {
+            if child.claim.offset == 0 && child.leaf {
+                self.leftmost = Some(child.claim.cid);
+            }
+            if child.leaf {
                 continue;
             }
-            let size = child.claim.size.unwrap_or_default();
+            let size = child.size();
             match self.seen.insert(widen(&child.claim.cid), size) {
-                None => self.queue.push_back(child.claim.clone()),
+                None => self.queue.push_back(child.claim),
                 Some(before) if before != size => {
                     return Err(Failure::new(
                         "bad-tree",
@@ -136,14 +134,11 @@ impl Nodes<'_> {
                 Some(_) => {}
             }
         }
-        if self.seen.len() > NODES_MAX {
-            return Err(Failure::new("bad-tree", format!("the tree of {} has more than {NODES_MAX} inner nodes", self.root)));
+        if self.seen.len() as u64 > self.nodes_max {
+            let text = format!("the tree of {} has more than {} inner nodes, too many for its size", self.root, self.nodes_max);
+            return Err(Failure::new("bad-tree", text));
         }
         Ok(())
-    }
-
-    fn is_leaf(&self, child: &Child) -> bool {
-        child.raw || self.rule.is_leaf(child.claim.cid.codec(), child.claim.size.unwrap_or(u64::MAX))
     }
 
     async fn pull_all(&mut self, session: &mut Session, notice: &mut impl FnMut(Notice)) -> Result<(), Failure> {
@@ -184,6 +179,16 @@ impl Nodes<'_> {
 
     fn accept(&mut self, claim: &Claim, block: Block, fresh: bool) -> Result<(), Failure> {
         let expanded = expand(claim, &block).map_err(|e| from_walk(&self.root, e))?;
+        self.take_in(claim, block, expanded, fresh)
+    }
+
+    /// Keeps a verified node and queues what is below it. What turns out to be a leaf is kept whole, too: only its bytes
+    /// tell that it is one.
+    fn take_in(&mut self, claim: &Claim, block: Block, expanded: Expanded, fresh: bool) -> Result<(), Failure> {
+        if !expanded.children.is_empty() && expanded.own_data.is_some() {
+            let text = format!("node {} of {} holds both data and links, which no program writes and this one does not take", claim.cid, self.root);
+            return Err(Failure::new("bad-tree", text));
+        }
         self.enqueue(&expanded)?;
         if fresh {
             self.pending.push(block);

@@ -6,12 +6,12 @@ use std::path::Path;
 use bytes::Bytes;
 
 use crate::block::Block;
-use crate::dag::layout::{Leaf, Leaves};
+use crate::dag::layout::Leaf;
 use crate::dag::wrap::Wrap;
 use crate::store::{SourceFile, Store, Writer};
 
 use super::failure::{Failure, from_store, from_write};
-use super::plan::{Tree, broken_tree, node_source};
+use super::plan::{Tree, broken_tree};
 
 /// What a verify found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,7 +38,7 @@ pub fn verify(
     let mut verdict = Verdict::default();
     let mut range: Option<(u64, u64)> = None;
     let mut buffer = Vec::new();
-    for leaf in Leaves::new(tree.root, tree.size, tree.rule, node_source(store)) {
+    for leaf in tree.leaves(store) {
         let leaf = leaf.map_err(broken_tree)?;
         buffer.resize(leaf.len as usize, 0);
         let good = leaf.offset + u64::from(leaf.len) <= source.len()
@@ -72,7 +72,7 @@ pub fn verify(
 pub fn adopt(store: &Store, tree: &Tree, writer: &Writer) -> Result<(), Failure> {
     let wrap = Wrap::from_tag(&tree.wrap).map_err(|e| Failure::new("index-damaged", e))?;
     let mut buffer = Vec::new();
-    for leaf in Leaves::new(tree.root, tree.size, tree.rule, node_source(store)) {
+    for leaf in tree.leaves(store) {
         let leaf = leaf.map_err(broken_tree)?;
         if writer.has(leaf.index) {
             continue;

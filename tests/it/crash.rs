@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use bitshoal::dag::layout::Leaves;
 use bitshoal::store::{FileState, Options, SourceFile, Store};
-use bitshoal::transfer::plan::{Tree, node_source};
+use bitshoal::transfer::plan::Tree;
 
 use crate::support::{Repo, assert_same, noise};
 
@@ -91,9 +90,9 @@ fn check(reader: &Repo, original: &Path, copy: &Path) -> u64 {
         if file.final_path != copy || !matches!(file.state, FileState::Partial | FileState::Complete) {
             continue;
         }
-        let tree = Tree::of(&file).unwrap();
+        let tree = Tree::of(&file);
         let bytes = SourceFile::open(&file.path).unwrap();
-        for leaf in Leaves::new(tree.root, tree.size, tree.rule, node_source(&store)) {
+        for leaf in tree.leaves(&store) {
             let leaf = leaf.unwrap();
             if !store.is_present(file.id, leaf.index).unwrap() {
                 continue;
