@@ -26,8 +26,16 @@
 //! `exchange::server` → `exchange::handler` → the wire.
 
 pub mod block;
+pub mod cli;
+pub mod config;
+pub mod daemon;
 pub mod dag;
 pub mod exchange;
 pub mod node;
+mod platform;
+pub mod repo;
+pub mod rpc;
+pub mod stop;
 pub mod store;
+pub mod telemetry;
 pub mod transfer;

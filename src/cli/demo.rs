@@ -13,24 +13,11 @@ use futures::future::try_join_all;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
+use super::args::DemoArgs;
+use super::link::interrupted;
+use super::output::Output;
+use crate::stop::Stop;
 use crate::transfer::api::{Event, Failure, JobStatus};
-
-/// What to show.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Bytes of the generated file.
-    pub size: u64,
-    /// How many readers pull at once.
-    pub readers: usize,
-    /// Where to make the demo's folder; the platform's temporary folder by default.
-    pub dir: Option<PathBuf>,
-    /// Leave the folder there.
-    pub keep: bool,
-    /// Print one JSON object instead of the table.
-    pub json: bool,
-    /// No progress on stderr.
-    pub quiet: bool,
-}
 
 /// How often memory is looked at.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
@@ -38,20 +25,18 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a node may take to be ready.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 
-/// The most readers of one demo: each is a process.
-const READERS_MAX: usize = 64;
-
 /// Runs the demo and prints its table and verdict.
 ///
 /// # Errors
 /// Anything that did not go as promised; the folder is removed all the same unless it is to be kept.
-pub async fn run(options: Options) -> Result<(), Failure> {
-    if options.size == 0 || options.readers == 0 || options.readers > READERS_MAX {
-        return Err(Failure::new("bad-option", format!("a demo has at least one byte and 1 to {READERS_MAX} readers")));
+pub(crate) async fn run(args: DemoArgs, output: &mut Output, stop: &mut Stop) -> Result<(), Failure> {
+    let size = args.size.0;
+    if size == 0 {
+        return Err(Failure::new("bad-option", "--size 0: a demo moves at least one byte"));
     }
-    let base = options.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let folder = Folder::make(&base, options.keep)?;
-    let needed = options.size.saturating_mul(options.readers as u64 + 1).saturating_add(64 << 20);
+    let base = args.dir.clone().unwrap_or_else(std::env::temp_dir);
+    let folder = Folder::make(&base, args.keep)?;
+    let needed = size.saturating_mul(u64::from(args.readers) + 1).saturating_add(64 << 20);
     let free = crate::store::free_bytes(&folder.path).unwrap_or(u64::MAX);
     if free < needed {
         return Err(Failure::new(
@@ -65,29 +50,25 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         ));
     }
     let shown = tokio::select! {
-        shown = show(&options, &folder.path) => shown,
-        () = crate::cli::interrupted() => Err(Failure::new("interrupted", "interrupted; everything that the demo made is removed")),
+        shown = show(&args, &folder.path, output) => shown,
+        () = stop.next() => Err(interrupted("; everything that the demo made is removed")),
     };
-    if options.keep {
-        eprintln!("kept: {}", folder.path.display());
+    if args.keep {
+        output.note(&format!("kept: {}", folder.path.display()));
     }
     shown
 }
 
-async fn show(options: &Options, folder: &Path) -> Result<(), Failure> {
-    let say = |text: &str| {
-        if !options.quiet {
-            eprintln!("{text}");
-        }
-    };
-    say(&format!("making {} of noise and a private swarm of {} processes …", bytes(options.size), options.readers + 1));
+async fn show(args: &DemoArgs, folder: &Path, output: &mut Output) -> Result<(), Failure> {
+    let (size, count) = (args.size.0, args.readers);
+    output.note(&format!("making {} of noise and a private swarm of {} processes …", bytes(size), count + 1));
     let file = folder.join("original.bin");
-    let (path, size) = (file.clone(), options.size);
+    let path = file.clone();
     blocking(move || generate(&path, size)).await?;
 
     let publisher = Node::start(folder, "publisher", None).await?;
     let key = folder.join("publisher").join("swarm.key");
-    let readers = try_join_all((1..=options.readers).map(|n| {
+    let readers = try_join_all((1..=count).map(|n| {
         let key = key.clone();
         async move { Node::start(folder, &format!("reader{n}"), Some(&key)).await }
     }))
@@ -100,25 +81,25 @@ async fn show(options: &Options, folder: &Path) -> Result<(), Failure> {
     }) else {
         return Err(Failure::new("demo", "the publisher did not say what it added"));
     };
-    say(&format!("publisher added {cid} in {import_seconds:.1} s ({:.0} MB/s)", rate(options.size, import_seconds)));
+    output.note(&format!("publisher added {cid} in {import_seconds:.1} s ({:.0} MB/s)", rate(size, import_seconds)));
     for (n, reader) in readers.iter().enumerate() {
         for other in readers.iter().take(n).chain([&publisher]) {
             reader.ask(&["connect", &other.address]).await?;
         }
     }
-    say(&format!("{} readers pull at once …", readers.len()));
+    output.note(&format!("{} readers pull at once …", readers.len()));
     let started = Instant::now();
     let pulls = try_join_all(readers.iter().map(|reader| {
-        let output = reader.folder.join("copy.bin");
+        let copy = reader.folder.join("copy.bin");
         let cid = cid.clone();
         async move {
-            let answer = reader.ask(&["get", &cid, "-o", &text(&output)]).await?;
+            let answer = reader.ask(&["get", &cid, "-o", &text(&copy)]).await?;
             let last = answer.events.into_iter().rev().find_map(|event| match event {
                 Event::Job(status) => Some(status),
                 _ => None,
             });
             let status = last.ok_or_else(|| Failure::new("demo", "a reader did not say how its pull went"))?;
-            Ok::<_, Failure>((reader, output, status, answer.seconds))
+            Ok::<_, Failure>((reader, copy, status, answer.seconds))
         }
     }));
     let samples = Samples::default();
@@ -130,9 +111,9 @@ async fn show(options: &Options, folder: &Path) -> Result<(), Failure> {
     let seconds = started.elapsed().as_secs_f64();
 
     let mut rows = Vec::new();
-    for (reader, output, status, took) in &pulls {
-        let (a, b) = (file.clone(), output.clone());
-        let cached = crate::store::resident_bytes(output).ok();
+    for (reader, copy, status, took) in &pulls {
+        let (a, b) = (file.clone(), copy.clone());
+        let cached = crate::store::resident_bytes(copy).ok();
         let equal = blocking(move || equal(&a, &b)).await?;
         let memory = reader.daemon.id().and_then(|pid| samples.of(pid));
         rows.push(Row::new(reader, status, &publisher, *took, equal, memory, cached));
@@ -141,7 +122,8 @@ async fn show(options: &Options, folder: &Path) -> Result<(), Failure> {
     let wrong = rows.iter().filter(|row| !row.equal).count();
     let published = publisher.daemon.id().and_then(|pid| samples.of(pid));
     let cached = crate::store::resident_bytes(&file).ok();
-    print(options, &rows, sent, seconds, published, cached);
+    let totals = Totals { size, sent, seconds, published, cached };
+    totals.print(&rows, output)?;
     for node in readers.into_iter().chain([publisher]) {
         node.stop().await;
     }
@@ -196,10 +178,19 @@ impl Row {
     }
 }
 
-fn print(options: &Options, rows: &[Row], sent: u64, seconds: f64, published: Option<Memory>, cached: Option<u64>) {
-    let equal = rows.iter().all(|row| row.equal);
-    let copies = sent as f64 / options.size as f64;
-    if options.json {
+/// What all readers together did.
+struct Totals {
+    size: u64,
+    sent: u64,
+    seconds: f64,
+    published: Option<Memory>,
+    cached: Option<u64>,
+}
+
+impl Totals {
+    fn print(&self, rows: &[Row], output: &mut Output) -> Result<(), Failure> {
+        let equal = rows.iter().all(|row| row.equal);
+        let copies = self.sent as f64 / self.size as f64;
         let readers: Vec<_> = rows
             .iter()
             .map(|row| {
@@ -212,53 +203,57 @@ fn print(options: &Options, rows: &[Row], sent: u64, seconds: f64, published: Op
                 })
             })
             .collect();
-        let all = serde_json::json!({
-            "size": options.size, "seconds": seconds, "publisher_sent_bytes": sent, "publisher_copies": copies,
-            "publisher_peak_rss_bytes": published.map(|m| m.rss), "equal": equal, "readers": readers,
+        let value = serde_json::json!({
+            "event": "demo", "size": self.size, "seconds": self.seconds, "publisher_sent_bytes": self.sent,
+            "publisher_copies": copies, "publisher_peak_rss_bytes": self.published.map(|m| m.rss),
+            "equal": equal, "readers": readers,
         });
-        println!("{all}");
-        return;
-    }
-    let amount = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), bytes);
-    println!(
-        "{:<10} {:>6} {:>6}  {:>14} {:>12} {:>5} {:>9} {:>9} {:>10}  bytes",
-        "", "MB/s", "s", "from publisher", "from readers", "dups", "peak anon", "peak RSS", "page cache"
-    );
-    for row in rows {
-        println!(
-            "{:<10} {:>6.0} {:>6.1}  {:>14} {:>12} {:>5} {:>9} {:>9} {:>10}  {}",
-            row.name,
-            row.megabytes_per_second,
-            row.seconds,
-            bytes(row.from_publisher),
-            bytes(row.from_readers),
-            row.duplicates,
-            amount(row.memory.map(|m| m.anonymous)),
-            amount(row.memory.map(|m| m.rss)),
-            amount(row.cached),
-            if row.equal { "equal" } else { "DIFFERENT" },
+        let amount = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), bytes);
+        let line = |name: &str, cells: [String; 8], end: &str| {
+            let [rate, seconds, publisher, readers, duplicates, anonymous, resident, cached] = cells;
+            format!(
+                "{name:<10} {rate:>6} {seconds:>6}  {publisher:>14} {readers:>12} {duplicates:>5} {anonymous:>9} \
+                 {resident:>9} {cached:>10}  {end}\n"
+            )
+        };
+        let head = ["MB/s", "s", "from publisher", "from readers", "dups", "peak anon", "peak RSS", "page cache"];
+        let mut table = line("", head.map(str::to_owned), "bytes");
+        for row in rows {
+            let cells = [
+                format!("{:.0}", row.megabytes_per_second),
+                format!("{:.1}", row.seconds),
+                bytes(row.from_publisher),
+                bytes(row.from_readers),
+                row.duplicates.to_string(),
+                amount(row.memory.map(|m| m.anonymous)),
+                amount(row.memory.map(|m| m.rss)),
+                amount(row.cached),
+            ];
+            table += &line(&row.name, cells, if row.equal { "equal" } else { "DIFFERENT" });
+        }
+        let none = String::new;
+        let cells = [
+            none(),
+            none(),
+            none(),
+            none(),
+            none(),
+            amount(self.published.map(|m| m.anonymous)),
+            amount(self.published.map(|m| m.rss)),
+            amount(self.cached),
+        ];
+        table += &line("publisher", cells, &format!("sent {copies:.2} copies"));
+        table += &format!(
+            "{}: {} readers have {} each, {}, in {:.1} s ({:.0} MB/s together)",
+            if equal { "OK" } else { "FAILED" },
+            rows.len(),
+            bytes(self.size),
+            if equal { "every byte equal" } else { "NOT all equal" },
+            self.seconds,
+            rate(self.size * rows.len() as u64, self.seconds),
         );
+        output.result(&value, &table)
     }
-    println!(
-        "{:<10} {:>6} {:>6}  {:>14} {:>12} {:>5} {:>9} {:>9} {:>10}  sent {copies:.2} copies",
-        "publisher",
-        "",
-        "",
-        "",
-        "",
-        "",
-        amount(published.map(|m| m.anonymous)),
-        amount(published.map(|m| m.rss)),
-        amount(cached),
-    );
-    let verdict = if equal { "OK" } else { "FAILED" };
-    println!(
-        "{verdict}: {} readers have {} each, {}, in {seconds:.1} s ({:.0} MB/s together)",
-        rows.len(),
-        bytes(options.size),
-        if equal { "every byte equal" } else { "NOT all equal" },
-        rate(options.size * rows.len() as u64, seconds),
-    );
 }
 
 /// A daemon of the swarm.
@@ -367,7 +362,7 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if !self.keep && let Err(error) = std::fs::remove_dir_all(&self.path) {
-            eprintln!("{} could not be removed: {error}", self.path.display());
+            tracing::warn!(folder = %self.path.display(), %error, "the demo's folder could not be removed");
         }
     }
 }

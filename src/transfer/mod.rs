@@ -30,7 +30,7 @@ use api::{AddRequest, Event, GetRequest, PeerInfo, Request, WirePath};
 use failure::Failure;
 use jobs::Jobs;
 
-/// What a call answers.
+/// What a node says to one request. Dropping it ends an import, and leaves a pull to itself.
 pub type EventStream = BoxStream<'static, Result<Event, Failure>>;
 
 /// Events that may wait for a slow reader before the work behind them waits too.

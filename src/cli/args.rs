@@ -1,0 +1,398 @@
+//! What can be typed: the commands and their flags, as clap sees them. No behaviour.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use libp2p::Multiaddr;
+
+use crate::config::ByteSize;
+use crate::transfer::api::AddOptions;
+
+/// Distributes very large files to many machines, in private swarms, in place on every disk.
+#[derive(Debug, Parser)]
+#[command(name = "bitshoal", version, max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What applies to every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that stand before or after the command.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Global {
+    /// The repo: settings, keys, index [default: $BITSHOAL_PATH, else the platform's data folder]
+    #[arg(long, value_name = "DIR", global = true, help_heading = "Global options")]
+    pub repo: Option<PathBuf>,
+    /// Print results as JSON, one object a line
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// No progress and no notes on stderr, only errors
+    #[arg(long, short, global = true, help_heading = "Global options")]
+    pub quiet: bool,
+    /// What to log to stderr: error, warn, info, debug, trace, or directives as in RUST_LOG
+    #[arg(long, value_name = "LEVEL", global = true, help_heading = "Global options")]
+    pub log: Option<String>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show it all on this machine: a private swarm of separate processes, a generated file, the figures
+    Demo(DemoArgs),
+    /// Make a repo: settings, identity, swarm key
+    Init(InitArgs),
+    /// Swarm keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Run the node until SIGINT or SIGTERM
+    Daemon(DaemonArgs),
+    /// Import files in place and print their CIDs; nothing is copied
+    Add(AddArgs),
+    /// Pull a file by its CID; run again, it continues
+    Get(GetArgs),
+    /// Add, serve, and print the command that gets it on another machine
+    Share(ShareArgs),
+    /// List what the index holds
+    Ls,
+    /// Show one root
+    Stat(CidArgs),
+    /// Forget a root; the file stays
+    Rm(RmArgs),
+    /// Hash a finished file again and say what differs
+    Verify(CidArgs),
+    /// List pulls, or pause, resume, cancel or watch one
+    Jobs(JobsArgs),
+    /// Show this node's peer id and addresses
+    Id,
+    /// List connected peers
+    Peers,
+    /// Connect to a peer
+    Connect(ConnectArgs),
+    /// Whether the daemon of the repo answers
+    Health,
+    /// Print the version
+    Version,
+    /// Settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the completions of a shell
+    Completions(CompletionsArgs),
+}
+
+/// Flags of `demo`.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// Size of the generated file
+    #[arg(long, default_value = "1GiB")]
+    pub size: ByteSize,
+    /// How many readers pull at once
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub readers: u32,
+    /// Where to make the temporary folder [default: the system's]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Keep the folder, and say where it is
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Flags of `init`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct InitArgs {
+    /// Join the private swarm of this key
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["new_swarm_key", "public"])]
+    pub swarm_key: Option<PathBuf>,
+    /// Start a new private swarm (the default)
+    #[arg(long, conflicts_with = "public")]
+    pub new_swarm_key: bool,
+    /// Join the open network: any peer may then fetch any block that the index lists
+    #[arg(long)]
+    pub public: bool,
+    /// Succeed and change nothing when there is a repo already
+    #[arg(long)]
+    pub if_missing: bool,
+}
+
+/// Swarm keys.
+#[derive(Debug, Clone, Subcommand)]
+pub enum KeyCommand {
+    /// Print a new swarm key; `init --swarm-key` takes it
+    Gen,
+}
+
+/// Flags of `daemon`.
+#[derive(Debug, Clone, Args)]
+pub struct DaemonArgs {
+    /// Listen here instead of at the configured addresses; port 0 takes a free one
+    #[arg(long, value_name = "MULTIADDR")]
+    pub listen: Vec<Multiaddr>,
+    /// Stay connected with this peer too, as if it stood under `peers` in node.toml
+    #[arg(long, value_name = "MULTIADDR")]
+    pub peer: Vec<Multiaddr>,
+    /// Make the repo first if there is none, as `init` would: for containers
+    #[arg(long)]
+    pub init: bool,
+    /// With --init: join the private swarm of this key
+    #[arg(long, value_name = "FILE", requires = "init")]
+    pub swarm_key: Option<PathBuf>,
+}
+
+/// Flags of `add`.
+#[derive(Debug, Clone, Args)]
+pub struct AddArgs {
+    /// Files
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// How the DAG is built.
+    #[command(flatten)]
+    pub options: ImportArgs,
+    /// Print the CID and keep nothing
+    #[arg(long)]
+    pub only_hash: bool,
+}
+
+/// How the DAG of an import is built, under the names of `ipfs add`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ImportArgs {
+    /// 0 or 1; without --profile the rest is then as Kubo has it (256 KiB chunks, 174 links)
+    #[arg(long, value_name = "0|1", value_parser = clap::value_parser!(u8).range(0..=1))]
+    pub cid_version: Option<u8>,
+    /// Leaves are the file's plain bytes
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub raw_leaves: Option<bool>,
+    /// size-N, N in bytes
+    #[arg(long, value_name = "size-N")]
+    pub chunker: Option<String>,
+    /// Most links in an inner node
+    #[arg(long, value_name = "N")]
+    pub max_file_links: Option<usize>,
+    /// A set of all of these [default: unixfs-v1-2025]
+    #[arg(long, value_parser = ["unixfs-v1-2025", "unixfs-v0-2015"])]
+    pub profile: Option<String>,
+}
+
+impl ImportArgs {
+    /// As a request has them.
+    #[must_use]
+    pub fn options(self, only_hash: bool) -> AddOptions {
+        let Self { cid_version, raw_leaves, chunker, max_file_links, profile } = self;
+        AddOptions { profile, cid_version, raw_leaves, chunker, max_file_links, only_hash }
+    }
+}
+
+/// Flags of `get`.
+#[derive(Debug, Clone, Args)]
+pub struct GetArgs {
+    /// What to pull
+    pub cid: String,
+    /// Where to; into it when it is a folder [default: ./CID]
+    #[arg(long, short, value_name = "PATH")]
+    pub output: Option<PathBuf>,
+    /// Connect to this peer for it, with /p2p/ID
+    #[arg(long, value_name = "MULTIADDR")]
+    pub peer: Vec<Multiaddr>,
+    /// Leave the pull to the daemon and return at once
+    #[arg(long)]
+    pub detach: bool,
+    /// Keep what is right in the file that is already at PATH, and pull the rest
+    #[arg(long)]
+    pub into_existing: bool,
+    /// Go on serving when done, until Ctrl-C (a daemon does so anyway)
+    #[arg(long, conflicts_with = "detach")]
+    pub seed: bool,
+    /// Give up when nothing has arrived for so long: 90, 90s, 15m, 2h [default: wait]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// Without a daemon, listen here instead of at the configured addresses
+    #[arg(long, value_name = "MULTIADDR")]
+    pub listen: Vec<Multiaddr>,
+}
+
+/// Flags of `share`.
+#[derive(Debug, Clone, Args)]
+pub struct ShareArgs {
+    /// Files
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// How the DAG is built.
+    #[command(flatten)]
+    pub options: ImportArgs,
+    /// Without a daemon, listen here instead of at the configured addresses
+    #[arg(long, value_name = "MULTIADDR")]
+    pub listen: Vec<Multiaddr>,
+}
+
+/// One root.
+#[derive(Debug, Clone, Args)]
+pub struct CidArgs {
+    /// The root
+    pub cid: String,
+}
+
+/// Flags of `rm`.
+#[derive(Debug, Clone, Args)]
+pub struct RmArgs {
+    /// The root
+    pub cid: String,
+    /// Delete the .part of an unfinished pull; a complete file is never deleted
+    #[arg(long)]
+    pub delete_partial: bool,
+}
+
+/// Flags of `jobs`.
+#[derive(Debug, Clone, Args)]
+pub struct JobsArgs {
+    /// What to do with one of them.
+    #[command(subcommand)]
+    pub command: Option<JobCommand>,
+}
+
+/// What to do with one pull.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum JobCommand {
+    /// Stop it for now
+    Pause(JobArgs),
+    /// Go on with it
+    Resume(JobArgs),
+    /// Give it up; what has arrived stays in the .part
+    Cancel(JobArgs),
+    /// Follow it until it ends
+    Watch(JobArgs),
+}
+
+/// One pull.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct JobArgs {
+    /// Its number in `bitshoal jobs`
+    pub id: u64,
+}
+
+/// Flags of `connect`.
+#[derive(Debug, Clone, Args)]
+pub struct ConnectArgs {
+    /// Its address
+    #[arg(value_name = "MULTIADDR")]
+    pub addr: Multiaddr,
+}
+
+/// Settings.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ConfigCommand {
+    /// Print all settings that are in force
+    Show,
+}
+
+/// Flags of `completions`.
+#[derive(Debug, Clone, Args)]
+pub struct CompletionsArgs {
+    /// Which shell
+    pub shell: clap_complete::Shell,
+}
+
+/// Seconds, or a number with `s`, `m` or `h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, scale) = match text.char_indices().last() {
+        Some((at, 's')) => (&text[..at], 1),
+        Some((at, 'm')) => (&text[..at], 60),
+        Some((at, 'h')) => (&text[..at], 3600),
+        _ => (text, 1),
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale)).filter(|&n| n > 0);
+    seconds
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("{text:?} is not a time; write for example 90, 90s, 15m or 2h"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("bitshoal").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_after() {
+        for line in
+            ["--repo /r --json ls", "ls --repo /r --json", "jobs pause 3 --repo /r --json", "--repo /r jobs --json"]
+        {
+            let cli = parse(line).unwrap();
+            assert_eq!(cli.global.repo.as_deref(), Some(std::path::Path::new("/r")), "{line}");
+            assert!(cli.global.json, "{line}");
+        }
+    }
+
+    #[test]
+    fn raw_leaves_is_a_flag_with_an_optional_value() {
+        for (line, expected) in [
+            ("add f", None),
+            ("add --raw-leaves f", Some(true)),
+            ("add --raw-leaves=false f --cid-version 0", Some(false)),
+        ] {
+            let Command::Add(args) = parse(line).unwrap().command else { panic!("{line}") };
+            assert_eq!(args.options.raw_leaves, expected, "{line}");
+            assert_eq!(args.paths, [PathBuf::from("f")]);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for line in [
+            "",
+            "add",
+            "add --cid-version 2 f",
+            "add --profile mine f",
+            "init --public --new-swarm-key",
+            "init --swarm-key f --public",
+            "daemon --listen nonsense",
+            "get --detach --seed c",
+            "get c --timeout 0",
+            "get c --timeout soon",
+            "jobs pause",
+            "demo --size big",
+            "demo --readers 0",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_table_of_commands_is_understood() {
+        for line in [
+            "demo --size 256MiB --readers 3 --dir /d --keep",
+            "init",
+            "key gen",
+            "daemon --listen /ip4/127.0.0.1/tcp/0 --listen /ip6/::1/tcp/0",
+            "add a b --chunker size-1024 --profile unixfs-v0-2015 --only-hash",
+            "get c -o p --peer /ip4/127.0.0.1/tcp/1/p2p/12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp --detach",
+            "get c --timeout 15m --into-existing",
+            "share a",
+            "stat c",
+            "rm c --delete-partial",
+            "verify c",
+            "jobs",
+            "jobs resume 1",
+            "jobs cancel 1",
+            "jobs watch 1",
+            "id",
+            "peers",
+            "connect /dns4/host/tcp/4001",
+            "health --quiet --log debug",
+            "version",
+            "config show",
+            "completions bash",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+    }
+}

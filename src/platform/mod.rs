@@ -1,0 +1,13 @@
+//! What the edges need of the operating system: private files, and the signals that end a program.
+//!
+//! Equal siblings, one a platform; nothing here decides anything.
+
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(unix)]
+pub(crate) use unix::*;
+#[cfg(windows)]
+pub(crate) use windows::*;
