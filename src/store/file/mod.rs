@@ -1,0 +1,2 @@
+//! Users' files
+pub(crate) mod platform;

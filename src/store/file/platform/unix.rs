@@ -1,0 +1,3 @@
+//! unix
+/// Address space
+pub(crate) const MAP_BYTES: usize = 16 << 30;

@@ -1,0 +1,3 @@
+//! windows
+/// Address space
+pub(crate) const MAP_BYTES: usize = 64 << 20;

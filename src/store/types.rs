@@ -1,0 +1,196 @@
+//! The store's vocabulary: files, their states, and where a leaf's bytes lie.
+//!
+//! Plain values; how they are laid out on the disk is `index/tables.rs`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::block::Cid;
+
+/// How many leaves make an extent: [`Activation::extents`] has the offset of every so-manyth leaf, so that somebody who
+/// knows a leaf's ordinal finds its offset by walking at most this many leaves of the tree.
+pub const EXTENT_LEAVES: u64 = 1024;
+
+/// A file of the index. Numbers are never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId(pub(super) u32);
+
+impl FileId {
+    /// The bare number, for messages and logs.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
+/// Where the bytes of a leaf's block lie in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeafPlace {
+    /// The file.
+    pub file: FileId,
+    /// Ordinal of the leaf in its file.
+    pub leaf: u64,
+    /// Where the leaf's file bytes begin.
+    pub offset: u64,
+    /// How many bytes of the file the leaf has (its block is longer by what `wrap` says).
+    pub len: u32,
+    /// How the block is made of file bytes: opaque here, [`Options::affixes`] knows. Empty means the bytes as they are.
+    pub wrap: Vec<u8>,
+}
+
+/// What the file system calls one file, whatever its name: device and inode on unix, volume and file id on Windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileIdentity {
+    /// Device or volume.
+    pub device: u64,
+    /// Inode or file id.
+    pub inode: u128,
+}
+
+/// What a file looks like from outside, to tell whether it is still what it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Which file.
+    pub identity: FileIdentity,
+    /// Its length in bytes.
+    pub len: u64,
+    /// When it was last written, in nanoseconds since 1970.
+    pub mtime_ns: i64,
+}
+
+/// A file to be known to the index.
+#[derive(Debug, Clone)]
+pub struct NewFile {
+    /// Where its bytes are now; absolute.
+    pub path: PathBuf,
+    /// Where they will be when it is complete; the same for a file that is being added.
+    pub final_path: PathBuf,
+    /// The root, where it is known already (a pull); an added file's comes with [`Activation::root`].
+    pub root: Option<Cid>,
+    /// What the file looked like when it was opened.
+    pub stamp: Stamp,
+    /// True for a file that is being pulled: its leaves are live when their bits are set.
+    pub partial: bool,
+}
+
+/// What turns a planned file into one that is served.
+#[derive(Debug, Clone, Copy)]
+pub struct Activation<'a> {
+    /// The root of the file's tree.
+    pub root: &'a Cid,
+    /// How many leaves the file has.
+    pub leaves: u64,
+    /// Offset in bytes of leaves 0, [`EXTENT_LEAVES`], 2 × [`EXTENT_LEAVES`]…
+    pub extents: &'a [u64],
+}
+
+/// Where a file is in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileState {
+    /// References are being written; nothing of it is served, and the next open removes it.
+    Planning,
+    /// Being pulled: leaves whose bit is set are there.
+    Partial,
+    /// All leaves are durable, the rename to its final name is under way.
+    Finishing,
+    /// All of it is there.
+    Complete,
+    /// A partial file that is not what it was; the reason is for people.
+    Broken(String),
+    /// References are being removed.
+    Forgetting,
+}
+
+/// All that the index knows of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileRecord {
+    /// Its number.
+    pub id: FileId,
+    /// Where its bytes are now.
+    pub path: PathBuf,
+    /// Where they will be when it is complete.
+    pub final_path: PathBuf,
+    /// Its length in bytes.
+    pub len: u64,
+    /// The root of its tree, once known.
+    pub root: Option<Cid>,
+    /// How many leaves it has; 0 while it is planned.
+    pub leaves: u64,
+    /// Where it is in its life.
+    pub state: FileState,
+    /// What it looked like when we learnt it. `None` for a moment while a part is being made.
+    pub stamp: Option<Stamp>,
+    /// How many leaves are there (all, for a complete file).
+    pub present_leaves: u64,
+    /// What is wrong with the file on the disk, if something is: changed, gone, not readable. Its blocks are served only
+    /// when they hash right. Remembered until the next open.
+    pub trouble: Option<String>,
+}
+
+/// A root and the files that hold it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootRecord {
+    /// The root.
+    pub cid: Cid,
+    /// Length of the file in bytes.
+    pub size: u64,
+    /// Every file with that content, in the order of their numbers.
+    pub files: Vec<FileId>,
+}
+
+/// Which way bytes are read from users' files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReaderKind {
+    /// Memory-mapped windows where the platform guards them against truncated files, positioned reads elsewhere.
+    #[default]
+    Mmap,
+    /// Positioned reads.
+    Pread,
+}
+
+/// How a pulled file's space is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Preallocate {
+    /// A sparse file: space is taken as leaves arrive.
+    #[default]
+    Sparse,
+    /// All space is taken at the beginning.
+    Full,
+}
+
+/// What a wrap tag puts before and after `len` bytes of file data to make a block of them.
+pub type Affixes = fn(tag: &[u8], len: u32) -> (Vec<u8>, Vec<u8>);
+
+fn no_affixes(_tag: &[u8], _len: u32) -> (Vec<u8>, Vec<u8>) {
+    (Vec::new(), Vec::new())
+}
+
+/// How the store works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Bytes of address space for the index; it grows by itself when they are used up.
+    pub map_bytes: usize,
+    /// Size of a mapped window, in bytes: a power of two, at least a page.
+    pub window_bytes: u64,
+    /// How many bytes of windows may be mapped at a time.
+    pub windows_bytes_max: u64,
+    /// How files are read.
+    pub reader: ReaderKind,
+    /// How often a served file is checked for changes, at most.
+    pub recheck: Duration,
+    /// Makes blocks of file bytes for non-empty wrap tags.
+    pub affixes: Affixes,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            map_bytes: super::file::platform::MAP_BYTES,
+            window_bytes: 8 << 20,
+            windows_bytes_max: 64 << 20,
+            reader: ReaderKind::Mmap,
+            recheck: Duration::from_secs(2),
+            affixes: no_affixes,
+        }
+    }
+}
