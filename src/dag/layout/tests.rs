@@ -31,7 +31,12 @@ fn inner(profile: &Profile, content: &[u8]) -> (Cid, u64, HashMap<Cid, Block>, V
     for chunk in content.chunks(profile.chunk as usize) {
         let named = leaf(profile, chunk);
         let index = leaves.len() as u64;
-        leaves.push(Leaf { index, cid: named.cid, offset: index * u64::from(profile.chunk), len: chunk.len() as u32 });
+        leaves.push(Leaf {
+            index,
+            cid: named.cid,
+            offset: index * u64::from(profile.chunk),
+            len: u32::try_from(chunk.len()).unwrap(),
+        });
         builder.push(named, &mut |block| drop(blocks.insert(*block.cid(), block)));
     }
     let root = builder.finish(&mut |block| drop(blocks.insert(*block.cid(), block)));
@@ -109,6 +114,21 @@ fn data_of_inner_nodes_is_skipped() {
     assert_eq!(leaves.next().unwrap().unwrap().offset, 5);
     leaves.seek(3, 1).unwrap();
     assert!(matches!(leaves.next(), Some(Err(LayoutError::NoLeafAt(3)))));
+}
+
+/// Trickle trees have leaves at several depths, of UnixFS type Raw, and nodes over a single leaf beside leaves.
+#[test]
+fn leaves_at_different_depths_are_found_without_asking_for_them() {
+    let data = Data { data: Some(Bytes::from_static(b"12345")), filesize: Some(5), ..Data::new(Kind::Raw) };
+    let leaf = node(&[], &data);
+    let (cid, weight) = (*leaf.cid(), leaf.bytes().len() as u64);
+    let one = node(&[(cid, weight)], &file(&[5]));
+    let one_weight = weight + one.bytes().len() as u64;
+    let root = node(&[(cid, weight), (cid, weight), (*one.cid(), one_weight), (cid, weight)], &file(&[5; 4]));
+    let blocks: HashMap<_, _> = [&one, &root].map(|block| (*block.cid(), block.clone())).into();
+    let leaves = Leaves::new(*root.cid(), 20, from(&blocks));
+    let found: Vec<_> = leaves.map(|leaf| leaf.map(|l| (l.index, l.offset, l.cid)).unwrap()).collect();
+    assert_eq!(found, [(0, 0, cid), (1, 5, cid), (2, 10, cid), (3, 15, cid)]);
 }
 
 #[test]
