@@ -9,10 +9,7 @@ use bitshoal::dag::{
     builder::{Builder, HashFunction, Profile, Root, Version, leaf},
     chunker::Chunker,
 };
-use chacha20::{
-    ChaCha20Rng,
-    rand_core::{Rng, SeedableRng},
-};
+use orion::hazardous::stream::chacha20::{ChaCha20, Nonce, SecretKey};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -44,7 +41,10 @@ fn add(profile: &Profile, content: &Content<'_>) -> Root {
         Zeros(size) | Keystream(_, size) => *size,
     };
     let mut stream = match content {
-        Keystream(seed, _) => Some(ChaCha20Rng::from_seed(Sha256::digest(seed).into())),
+        Keystream(seed, _) => {
+            let key: [u8; 32] = Sha256::digest(seed).into();
+            Some(ChaCha20::new(&SecretKey::from(key), &Nonce::from([0; 12])))
+        }
         _ => None,
     };
     let mut builder = Builder::new(*profile);
@@ -57,8 +57,10 @@ fn add(profile: &Profile, content: &Content<'_>) -> Root {
             Text(text) => chunk[..length].copy_from_slice(&text.as_bytes()[start..start + length]),
             Content::Bytes(bytes) => chunk[..length].copy_from_slice(&bytes[start..start + length]),
             Zeros(_) => {}
-            // Whole chunks, whose lengths are multiples of the stream's words.
-            Keystream(..) => stream.as_mut().unwrap().fill_bytes(&mut chunk),
+            Keystream(..) => {
+                chunk[..length].fill(0);
+                stream.as_mut().unwrap().xor_keystream_into(&mut chunk[..length]).unwrap();
+            }
         }
         builder.push(leaf(profile, &chunk[..length]), &mut |_| {});
         offset += length as u64;
