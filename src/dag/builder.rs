@@ -46,13 +46,8 @@ impl Profile {
         hash: HashFunction::SHA2_256,
     };
     /// `unixfs-v0-2015` (IPIP-499): 256 KiB dag-pb leaves, 174 a node; what `ipfs add` does without options.
-    pub const V0_2015: Self = Self {
-        cid_version: Version::V0,
-        raw_leaves: false,
-        chunk: 262_144,
-        width: 174,
-        hash: HashFunction::SHA2_256,
-    };
+    pub const V0_2015: Self =
+        Self { cid_version: Version::V0, raw_leaves: false, chunk: 262_144, width: 174, hash: HashFunction::SHA2_256 };
 
     /// What `ipfs add --cid-version=N` does: version 1 changes only the CIDs and makes leaves raw.
     #[must_use]
@@ -137,7 +132,8 @@ impl HashFunction {
 
     /// The digest of the parts' concatenation, which is made only for hashes other than SHA-256.
     fn digest(self, parts: [&[u8]; 3]) -> Multihash {
-        let wrap = |code, digest: &[u8]| Multihash::wrap(code, digest).expect("digests of the code table fit 128 bytes");
+        let wrap =
+            |code, digest: &[u8]| Multihash::wrap(code, digest).expect("digests of the code table fit 128 bytes");
         if self.code() == SHA2_256 {
             let mut hasher = Sha256::new();
             for part in parts {
@@ -326,14 +322,10 @@ mod tests {
                         blocksizes: group.iter().map(|g| g.1).collect(),
                         ..Data::new(Kind::File)
                     };
-                    let links = group
-                        .iter()
-                        .map(|g| Link { cid: g.0, name: Bytes::new(), tsize: Some(g.2) })
-                        .collect();
+                    let links = group.iter().map(|g| Link { cid: g.0, name: Bytes::new(), tsize: Some(g.2) }).collect();
                     let bytes = Bytes::from(dagpb::encode(&Node { links, data: Some(data.encode().into()) }));
                     let length = bytes.len() as u64;
-                    let prefix =
-                        if profile.cid_version == Version::V0 { Prefix::DAG_PB_V0 } else { Prefix::DAG_PB_V1 };
+                    let prefix = if profile.cid_version == Version::V0 { Prefix::DAG_PB_V0 } else { Prefix::DAG_PB_V1 };
                     let cid = *Block::seal(prefix, bytes).unwrap().cid();
                     (cid, group.iter().map(|g| g.1).sum(), length + group.iter().map(|g| g.2).sum::<u64>())
                 })

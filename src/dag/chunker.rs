@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn everything_else_says_what_would_be_right() {
-        for text in ["size-0", "size-2096897", "size--1", "size-+1", "size-", "size-1k", "", "262144", "size-99999999999"]
+        for text in
+            ["size-0", "size-2096897", "size--1", "size-+1", "size-", "size-1k", "", "262144", "size-99999999999"]
         {
             assert!(Chunker::parse(text).unwrap_err().to_string().contains("size-N"), "{text}");
         }

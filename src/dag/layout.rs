@@ -104,10 +104,11 @@ impl<E, F: FnMut(&Cid) -> Result<Bytes, E>> Leaves<F> {
     fn descend_to(&mut self, offset: u64) -> Result<(), LayoutError<E>> {
         self.path.clear();
         self.fresh = true;
-        self.target = None;
         if offset == 0 {
+            self.target = Some(0);
             return Ok(());
         }
+        self.target = None;
         self.fresh = false;
         let mut claim = self.root;
         loop {
@@ -170,8 +171,9 @@ impl<E, F: FnMut(&Cid) -> Result<Bytes, E>> Leaves<F> {
         }
         let bytes = match identity_content(&claim.cid) {
             Some(content) => Bytes::copy_from_slice(content),
-            None => (self.fetch)(&claim.cid)
-                .map_err(|source| LayoutError::Fetch { cid: Box::new(claim.cid), source })?,
+            None => {
+                (self.fetch)(&claim.cid).map_err(|source| LayoutError::Fetch { cid: Box::new(claim.cid), source })?
+            }
         };
         let expanded = expand_trusted(claim, &bytes).map_err(|source| walk(claim, source))?;
         if expanded.children.is_empty() {
@@ -220,5 +222,4 @@ fn walk<E>(claim: &Claim, source: WalkError) -> LayoutError<E> {
 }
 
 #[cfg(test)]
-#[path = "layout_tests.rs"]
 mod tests;

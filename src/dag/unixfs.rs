@@ -231,11 +231,7 @@ mod tests {
         let shard =
             Data { data: Some(hex("01")), hash_type: Some(0x22), fanout: Some(256), ..Data::new(Kind::HamtShard) };
         assert_eq!(shard.encode(), *hex("0805 120101 2822 308002"));
-        let dated = Data {
-            mode: Some(0o640),
-            mtime: Some(Mtime { seconds: -1, nanos: 5 }),
-            ..Data::new(Kind::File)
-        };
+        let dated = Data { mode: Some(0o640), mtime: Some(Mtime { seconds: -1, nanos: 5 }), ..Data::new(Kind::File) };
         assert_eq!(dated.encode(), *hex("0802 38a003 4210 08ffffffffffffffffff01 1505000000"));
     }
 

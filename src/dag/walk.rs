@@ -231,5 +231,4 @@ fn settle(claim: &Claim, actual: u64) -> Result<u64, WalkError> {
 }
 
 #[cfg(test)]
-#[path = "walk_tests.rs"]
-mod tests;
+pub(in crate::dag) mod tests;

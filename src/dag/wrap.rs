@@ -126,6 +126,14 @@ impl Wrap {
     }
 }
 
+/// The affixes of a wrap in its index form, for callers that keep tags and know nothing else of wraps.
+///
+/// # Errors
+/// [`DagError::Tag`].
+pub fn affixes_of_tag(tag: &[u8], data_len: u32) -> Result<(Vec<u8>, Vec<u8>), DagError> {
+    Ok(Wrap::from_tag(tag)?.affixes(data_len))
+}
+
 /// Bytes of the canonical dag-pb leaf with `data_len` bytes of file data, whichever of the two types it has.
 #[must_use]
 pub(super) const fn canonical_block_bytes(data_len: u64) -> u64 {
@@ -176,6 +184,7 @@ mod tests {
         let mut tag = Vec::new();
         wrap.to_tag(&mut tag);
         assert_eq!(Wrap::from_tag(&tag).as_ref(), Ok(wrap));
+        assert_eq!(affixes_of_tag(&tag, u32::try_from(data.len()).unwrap()).unwrap().1, suffix);
     }
 
     #[test]

@@ -1,1 +1,8 @@
 //! The one integration-test binary; a module per subject.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a panic is how a test fails; clippy exempts only the test functions themselves"
+)]
+
+mod facts;
