@@ -61,4 +61,15 @@ mod tests {
         drop(sender);
         assert!(stop.next().now_or_never().is_none());
     }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn signals_are_wishes() {
+        use rustix::process::{Signal, getpid, kill_process};
+        let mut stop = Stop::on_signals().unwrap();
+        for signal in [Signal::TERM, Signal::INT] {
+            kill_process(getpid(), signal).unwrap();
+            stop.next().await;
+        }
+    }
 }

@@ -39,6 +39,14 @@ pub(super) struct Link {
 impl Link {
     /// Finds or opens what `need` asks for.
     pub(super) async fn open(host: &dyn Host, repo: &Repo, need: Need, stop: &mut Stop) -> Result<Self, Failure> {
+        tokio::select! {
+            biased;
+            () = stop.next() => Err(interrupted("")),
+            opened = Self::find(host, repo, need) => opened,
+        }
+    }
+
+    async fn find(host: &dyn Host, repo: &Repo, need: Need) -> Result<Self, Failure> {
         if let Some(daemon) = daemon_of(repo).await? {
             return Ok(Self { service: Arc::new(daemon), local: None });
         }
@@ -47,11 +55,7 @@ impl Link {
                 format!("no daemon runs in {0}: start one with `bitshoal --repo {0} daemon`", repo.dir().display());
             return Err(Failure::new("no-daemon", message));
         }
-        let config = repo.config()?;
-        let running = tokio::select! {
-            opened = open_local(host, repo, &config, need) => opened?,
-            () = stop.next() => return Err(interrupted("")),
-        };
+        let running = open_local(host, repo, &repo.config()?, need).await?;
         Ok(Self { service: running.service.clone(), local: Some(running) })
     }
 

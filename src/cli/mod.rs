@@ -25,7 +25,7 @@ use crate::stop::Stop;
 use crate::transfer::api::Failure;
 
 /// How long threads that are still hashing or writing may hold up the end of the process.
-const THREADS_PATIENCE: Duration = Duration::from_secs(1);
+const THREADS_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The program: parses, runs, prints the error, and tells the exit code. 0 is success, 1 failure, 2 a wrong command line,
 /// 130 the user's interruption, 141 that nobody read the results (as SIGPIPE gives).

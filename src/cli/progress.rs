@@ -82,12 +82,21 @@ impl Progress {
         if job.state.is_final() {
             return None;
         }
-        let news = explained != self.explained;
+        let news = explained != self.explained && !explained.is_empty();
         self.explained.clone_from(&explained);
-        let due = self.set(now, format!("{}{explained}", figures(job)));
         match self.style {
-            Style::Pipe if news && !explained.is_empty() && due.is_none() => self.show(now),
-            _ => due,
+            Style::Off => None,
+            // A reason has a line of its own, whole, above the one that is redrawn.
+            Style::Terminal if news => {
+                self.latest = figures(job);
+                let drawn = self.show(now).unwrap_or_default();
+                Some(format!("{CLEAR}{}\n{drawn}", explained.trim_start()))
+            }
+            Style::Terminal => self.set(now, figures(job)),
+            Style::Pipe => {
+                let due = self.set(now, format!("{}{explained}", figures(job)));
+                if news && due.is_none() { self.show(now) } else { due }
+            }
         }
     }
 
@@ -251,6 +260,17 @@ pub(super) mod tests {
         assert_eq!(progress.job(start + LINE_EVERY, &waiting), None);
         assert!(progress.tick(start + LINE_EVERY * 2).is_some());
         assert_eq!(progress.clear(), "");
+    }
+
+    #[test]
+    fn in_a_terminal_the_reason_of_a_wait_stays_above_the_line() {
+        let mut progress = Progress::new(Style::Terminal);
+        let start = Instant::now();
+        progress.job(start, &a_job());
+        let waiting = JobStatus { message: Some("no peer has it; ".repeat(9)), ..a_job() };
+        let shown = progress.job(start, &waiting).unwrap();
+        assert!(shown.starts_with(&format!("{CLEAR}{}\n{CLEAR}256.0 MiB", "no peer has it; ".repeat(9))), "{shown:?}");
+        assert_eq!(progress.job(start + DRAW_EVERY * 2, &waiting), None, "told once");
     }
 
     #[test]

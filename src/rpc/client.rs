@@ -117,6 +117,7 @@ fn lines(body: Incoming) -> EventStream {
         let rest = event.is_ok().then_some((body, buffer));
         Some((event, rest))
     })
+    .fuse()
     .boxed()
 }
 

@@ -10,7 +10,7 @@
 pub mod client;
 pub mod server;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use futures::StreamExt;
 

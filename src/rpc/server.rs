@@ -157,6 +157,7 @@ fn until_stopped(events: EventStream, stopping: watch::Receiver<bool>) -> EventS
         let rest = event.is_ok().then_some((events, stopping));
         Some((event, rest))
     })
+    .fuse()
     .boxed()
 }
 
