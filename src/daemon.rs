@@ -14,12 +14,17 @@ use futures::future::BoxFuture;
 use libp2p::Multiaddr;
 use tokio::net::TcpListener;
 
-use crate::config::Config;
+use crate::config::{Config, Preallocate, Security};
+use crate::dag::wrap::affixes_of_tag;
+use crate::node::swarm_key::SwarmKey;
 use crate::repo::{Endpoint, Repo};
 use crate::rpc::server::Server;
 use crate::rpc::{self, Service};
 use crate::stop::Stop;
+use crate::store::{self, Store};
 use crate::transfer::api::{Event, Failure, Request};
+use crate::transfer::{Engine, failure};
+use crate::{node, transfer};
 
 /// How long a node may take to stop. With the RPC's grace before it (1 s) and the threads' after it (0.5 s) a stop takes
 /// less than the promised 5 s.
@@ -169,12 +174,94 @@ pub struct LocalHost;
 impl Host for LocalHost {
     fn open<'a>(
         &'a self,
-        _repo: &'a Repo,
-        _config: &'a Config,
-        _mode: Mode,
+        repo: &'a Repo,
+        config: &'a Config,
+        mode: Mode,
     ) -> BoxFuture<'a, Result<Running, Failure>> {
-        Box::pin(async { Err(Failure::new("bug", "this build has no engine")) })
+        Box::pin(open_node(repo, config, mode))
     }
+}
+
+async fn open_node(repo: &Repo, config: &Config, mode: Mode) -> Result<Running, Failure> {
+    let identity = repo.identity()?;
+    let keypair = keypair(&identity)?;
+    let swarm_key = match repo.swarm_key(config)? {
+        Some(file) => Some(SwarmKey::parse(&file).map_err(|error| {
+            let path = repo.swarm_key_path(config);
+            Failure::new("bad-swarm-key", format!("{} is not a swarm key: {error}", path.display()))
+        })?),
+        None => None,
+    };
+    let fingerprint = swarm_key.as_ref().map(SwarmKey::fingerprint);
+    let (dir, options) = (repo.dir().to_owned(), store_options(config));
+    let opened = tokio::task::spawn_blocking(move || Store::open(&dir, options)).await;
+    let store = opened.map_err(|e| Failure::new("bug", e))?.map_err(|e| failure::from_store(&e))?;
+    let node = match mode {
+        Mode::Offline => None,
+        Mode::Online { listen } => {
+            let started = node::start(keypair.clone(), node_options(config, listen, swarm_key)).await;
+            Some(started.map_err(|error| Failure::new(error.code(), &error))?)
+        }
+    };
+    let engine = Engine::start(transfer::Parts {
+        store,
+        node,
+        pull: pull_options(config),
+        repo: repo.dir().to_owned(),
+        peer_id: keypair.public().to_peer_id().to_string(),
+        swarm: fingerprint,
+    })?;
+    let stopping = engine.clone();
+    Ok(Running { service: Arc::new(engine), stop: Box::pin(async move { stopping.stop().await }) })
+}
+
+fn node_options(config: &Config, listen: Option<Vec<Multiaddr>>, swarm_key: Option<SwarmKey>) -> node::Options {
+    node::Options {
+        listen: listen.unwrap_or_else(|| config.listen.clone()),
+        announce: config.announce.clone(),
+        static_peers: config.peers.clone(),
+        swarm_key,
+        security: match config.security {
+            Security::Both => node::Security::Both,
+            Security::Tls => node::Security::Tls,
+            Security::Noise => node::Security::Noise,
+        },
+        quic: config.quic,
+        connections_max: config.connections_max,
+        ..node::Options::default()
+    }
+}
+
+/// The windows' share of the memory budget: a quarter. The rest is for what pulls hold and what writing leaves behind.
+fn store_options(config: &Config) -> store::Options {
+    store::Options {
+        windows_bytes_max: config.cache_bytes.0 / 4,
+        affixes: |tag, len| affixes_of_tag(tag, len).unwrap_or_default(),
+        ..store::Options::default()
+    }
+}
+
+fn pull_options(config: &Config) -> transfer::pull::Options {
+    // Asking stops when this much is not durable, so that a crash costs no more; a commit starts well before.
+    let unsynced_bytes_max = config.epoch_bytes.0;
+    transfer::pull::Options {
+        fetch: transfer::fetch::Options {
+            epoch_bytes: unsynced_bytes_max * 3 / 8,
+            unsynced_bytes_max,
+            epoch_interval: Duration::from_secs(config.epoch_seconds).mul_f64(0.8),
+            ..transfer::fetch::Options::default()
+        },
+        preallocate: match config.preallocate {
+            Preallocate::Sparse => store::Preallocate::Sparse,
+            Preallocate::Full => store::Preallocate::Full,
+        },
+    }
+}
+
+fn keypair(identity: &[u8]) -> Result<libp2p::identity::Keypair, Failure> {
+    libp2p::identity::Keypair::from_protobuf_encoding(identity).map_err(|error| {
+        Failure::new("bad-identity", format!("identity.key is not a private key ({error}): restore it from a backup"))
+    })
 }
 
 /// A new private key, as libp2p's protobuf.
@@ -191,17 +278,13 @@ pub fn new_identity() -> Result<Vec<u8>, Failure> {
 /// # Errors
 /// `bad-identity` when the bytes are no key.
 pub fn peer_id(identity: &[u8]) -> Result<String, Failure> {
-    let key = libp2p::identity::Keypair::from_protobuf_encoding(identity).map_err(|error| {
-        Failure::new("bad-identity", format!("identity.key is not a private key ({error}): restore it from a backup"))
-    })?;
-    Ok(key.public().to_peer_id().to_string())
+    Ok(keypair(identity)?.public().to_peer_id().to_string())
 }
 
 /// A new swarm key in the standard form (protocols.md §6).
 #[must_use]
 pub fn new_swarm_key() -> String {
-    let key = data_encoding::HEXLOWER.encode(&rand::random::<[u8; 32]>());
-    format!("/key/swarm/psk/1.0.0/\n/base16/\n{key}\n")
+    SwarmKey::generate().to_text()
 }
 
 /// Whether these bytes are the file of a swarm key, in any of its three forms (protocols.md §6).
@@ -209,28 +292,7 @@ pub fn new_swarm_key() -> String {
 /// # Errors
 /// What is wrong with them; never a part of the key.
 pub fn check_swarm_key(file: &[u8]) -> Result<(), String> {
-    let mut rest = file;
-    let mut line = || {
-        let end = rest.iter().position(|&byte| byte == b'\n');
-        let (line, after) = end.map_or((rest, &[][..]), |end| (&rest[..end], &rest[end + 1..]));
-        rest = after;
-        (line.trim_ascii_end(), after)
-    };
-    if line().0 != b"/key/swarm/psk/1.0.0/" {
-        return Err("its first line is not /key/swarm/psk/1.0.0/".to_owned());
-    }
-    let (encoding, raw) = line();
-    let text = raw.trim_ascii();
-    let key = match encoding {
-        b"/base16/" => data_encoding::HEXLOWER_PERMISSIVE.decode(text).ok(),
-        b"/base64/" => data_encoding::BASE64.decode(text).ok(),
-        b"/bin/" => raw.get(..32).map(<[u8]>::to_vec),
-        _ => return Err("its second line is not /base16/, /base64/ or /bin/".to_owned()),
-    };
-    match key {
-        Some(key) if key.len() == 32 => Ok(()),
-        _ => Err("its key is not 32 bytes in that encoding".to_owned()),
-    }
+    SwarmKey::parse(file).map(|_| ()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

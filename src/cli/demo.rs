@@ -120,6 +120,7 @@ async fn show(args: &DemoArgs, folder: &Path, output: &mut Output) -> Result<(),
     }
     let sent: u64 = rows.iter().map(|row| row.from_publisher).sum();
     let wrong = rows.iter().filter(|row| !row.equal).count();
+    drop(pulls);
     let published = publisher.daemon.id().and_then(|pid| samples.of(pid));
     let cached = crate::store::resident_bytes(&file).ok();
     let totals = Totals { size, sent, seconds, published, cached };
@@ -128,7 +129,7 @@ async fn show(args: &DemoArgs, folder: &Path, output: &mut Output) -> Result<(),
         node.stop().await;
     }
     if wrong > 0 {
-        return Err(Failure::new("demo", format!("{wrong} of {} copies differ from the original", pulls.len())));
+        return Err(Failure::new("demo", format!("{wrong} of {count} copies differ from the original")));
     }
     Ok(())
 }

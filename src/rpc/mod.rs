@@ -14,6 +14,7 @@ pub(crate) mod tests;
 
 use futures::StreamExt;
 
+use crate::transfer::Engine;
 use crate::transfer::api::{Failure, Request};
 
 pub use crate::transfer::EventStream;
@@ -22,6 +23,12 @@ pub use crate::transfer::EventStream;
 pub trait Service: Send + Sync {
     /// Asks; the answer is lazy or not, as the service likes, and ends after its first error.
     fn call(&self, request: Request) -> EventStream;
+}
+
+impl Service for Engine {
+    fn call(&self, request: Request) -> EventStream {
+        Self::call(self, request)
+    }
 }
 
 /// Where the methods are.

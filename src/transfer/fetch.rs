@@ -328,7 +328,7 @@ fn place(store: &Store, writer: &Writer, expected_wrap: &[u8], tasks: &[Task], b
                 format!("the tree lies: leaf {} holds {} bytes where {} are claimed", task.cid, data.len(), task.len),
             )));
         }
-        writer.write(task.leaf, task.offset, &data).map_err(Refused::Write)?;
+        let _fresh = writer.write(task.leaf, task.offset, &data).map_err(Refused::Write)?;
     }
     Ok(())
 }

@@ -113,7 +113,7 @@ impl Jobs {
             .collect();
         for old in stale {
             self.table().remove(&old);
-            self.0.store.delete_job(old).map_err(|e| from_store(&e))?;
+            let _ = self.0.store.delete_job(old).map_err(|e| from_store(&e))?;
         }
         self.spawn(id, request, false)?;
         Ok(id)
@@ -147,7 +147,7 @@ impl Jobs {
                 return self.status(new);
             }
             if command == Command::Cancel && state != JobState::Done {
-                self.0.store.delete_job(id).map_err(|e| from_store(&e))?;
+                let _ = self.0.store.delete_job(id).map_err(|e| from_store(&e))?;
                 self.table().remove(&id);
                 return Ok(status.borrow().clone());
             }
@@ -276,7 +276,7 @@ async fn keep(store: Store, request: GetRequest, mut status: watch::Receiver<Job
 /// A finished pull needs no remembering: its file is a root of the index.
 fn remember(store: &Store, request: &GetRequest, status: &JobStatus) -> Result<(), Failure> {
     let written = if status.state == JobState::Done {
-        store.delete_job(status.id)
+        store.delete_job(status.id).map(|_| ())
     } else {
         let remembered = Remembered {
             request: GetRequest { detach: true, ..request.clone() },

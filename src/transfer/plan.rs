@@ -30,10 +30,18 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// The tree of a file that the index holds.
-    #[must_use]
-    pub fn of(record: &FileRecord) -> Self {
-        Self { root: record.root, size: record.len, wrap: record.wrap.clone() }
+    /// The tree of a file that the index holds; its first leaf's reference tells the wrap of all.
+    ///
+    /// # Errors
+    /// `index-damaged` when the index does not hold what it says, and those of the index.
+    pub fn of(store: &Store, file: &FileRecord) -> Result<Self, Failure> {
+        let damaged = |what| Failure::new("index-damaged", format!("{}: {what}; get or add it again", file.path.display()));
+        let root = file.root.ok_or_else(|| damaged("its root is unknown"))?;
+        let mut tree = Self { root, size: file.len, wrap: Vec::new() };
+        let first = tree.leaves(store).next().ok_or_else(|| damaged("its tree has no leaves"))?.map_err(broken_tree)?;
+        let place = store.reference(&widen(&first.cid), file.id).map_err(|e| from_store(&e))?;
+        tree.wrap = place.ok_or_else(|| damaged("its first leaf has no reference"))?.wrap;
+        Ok(tree)
     }
 
     /// Its leaves, from the inner nodes in the index.

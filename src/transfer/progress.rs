@@ -27,8 +27,9 @@ impl Meter {
     /// Counts `bytes` more.
     pub fn add(&mut self, now: Instant, bytes: u64) {
         self.total += bytes;
+        let several = self.samples.len() > 1;
         match self.samples.back_mut() {
-            Some((at, total)) if now.saturating_duration_since(*at) < STEP && self.samples.len() > 1 => {
+            Some((at, total)) if several && now.saturating_duration_since(*at) < STEP => {
                 // The newest sample moves up to its step's end only in value; its time stays, so that steps do not stretch.
                 *total = self.total;
             }

@@ -4,12 +4,12 @@
 //! back through its own small queue, so that they come in file order and memory is bounded whatever the file's size.
 //! Nothing is in the index as a file until all of it is there and the file is still what it was at the start.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use crate::block::{Block, Cid};
 use crate::dag::builder::{Builder, LeafRef, Profile, Root, leaf, leaf_block};
-use crate::store::{FileState, NewFile, SourceFile, Store};
+use crate::store::{Activation, FileState, NewFile, SourceFile, Store};
 
 use super::failure::{Failure, from_store};
 use super::plan::{self, Tree};
@@ -54,7 +54,7 @@ pub fn import(
     nodes.flush()?;
     source.unchanged().map_err(|e| from_store(&e))?;
     if let Some(store) = store {
-        record(store, path, &source, profile, &root)?;
+        record(store, &source, profile, &root)?;
     }
     Ok(Imported { cid: root.cid, size: root.size })
 }
@@ -141,23 +141,28 @@ fn hash_run(
     let Some(bytes) = buffer.get_mut(..(end - offset) as usize) else {
         return Err(Failure::new("bug", "an import buffer is too small"));
     };
-    source.read_exact_at(bytes, offset).map_err(|e| from_store(&e))?;
+    source.read_at(offset, bytes).map_err(|e| from_store(&e))?;
     Ok(bytes.chunks(profile.chunk as usize).map(|chunk| leaf(profile, chunk)).collect())
 }
 
 /// Enters the file and its references.
-fn record(store: &Store, path: &Path, source: &SourceFile, profile: &Profile, root: &Root) -> Result<(), Failure> {
+fn record(store: &Store, source: &SourceFile, profile: &Profile, root: &Root) -> Result<(), Failure> {
     let mut wrap = Vec::new();
     profile.wrap().to_tag(&mut wrap);
     let tree = Tree { root: root.cid, size: root.size, wrap };
-    let before: Vec<_> = same_path(store, path)?;
-    if before.iter().any(|file| file.root == root.cid && matches!(file.state, FileState::Complete) && source.is(file)) {
+    let before: Vec<_> = store
+        .files()
+        .into_iter()
+        .filter(|file| file.path == source.path() && matches!(file.state, FileState::Complete))
+        .collect();
+    if before.iter().any(|file| file.root == Some(root.cid) && file.stamp == Some(source.stamp())) {
         return Ok(());
     }
-    let id = store.register(NewFile::complete(PathBuf::from(path), source, root.cid, tree.wrap.clone())).map_err(|e| from_store(&e))?;
+    let id = store.register(&NewFile::in_place(source)).map_err(|e| from_store(&e))?;
     let entered = plan::write_references(store, id, &tree).and_then(|extents| {
         source.unchanged().map_err(|e| from_store(&e))?;
-        store.activate(id, extents.leaves, &extents.offsets).map_err(|e| from_store(&e))
+        let activation = Activation { root: &root.cid, leaves: extents.leaves, extents: &extents.offsets };
+        store.activate(id, activation).map_err(|e| from_store(&e))
     });
     if let Err(failure) = entered {
         store.forget_file(id).map_err(|e| from_store(&e))?;
@@ -168,11 +173,6 @@ fn record(store: &Store, path: &Path, source: &SourceFile, profile: &Profile, ro
         store.forget_file(file.id).map_err(|e| from_store(&e))?;
     }
     Ok(())
-}
-
-fn same_path(store: &Store, path: &Path) -> Result<Vec<crate::store::FileRecord>, Failure> {
-    let files = store.files().map_err(|e| from_store(&e))?;
-    Ok(files.into_iter().filter(|file| file.path == path && matches!(file.state, FileState::Complete)).collect())
 }
 
 /// Inner nodes on their way to the index, some at a time.

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::block::Cid;
 use crate::node::{Handle, Session};
-use crate::store::{FileRecord, FileState, NewFile, Preallocation, Store, Writer};
+use crate::store::{Activation, FileRecord, FileState, Preallocate, Store, Writer};
 
 use super::api::{GetRequest, JobState, JobStatus, SourceInfo, WirePath};
 use super::failure::{Failure, from_store, from_write};
@@ -36,7 +36,7 @@ pub struct Options {
     /// Limits of the leaf phase.
     pub fetch: fetch::Options,
     /// How space for a new file is set aside.
-    pub preallocation: Preallocation,
+    pub preallocate: Preallocate,
 }
 
 /// What the outside can ask of a running pull.
@@ -178,6 +178,23 @@ impl Pull {
     }
 }
 
+/// When something last arrived.
+struct LastByte(Mutex<Instant>);
+
+impl LastByte {
+    fn now() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+
+    fn touch(&self, now: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
 /// One attempt. Borrowed parts only, so that dropping it gives everything back.
 struct Work<'a> {
     store: &'a Store,
@@ -193,7 +210,7 @@ impl Work<'_> {
     async fn run(&self, open: &mut OpenFile) -> Result<(), Failure> {
         let mut session = self.node.open_session().await;
         self.set_state(JobState::Resolving, None);
-        let last_byte = std::cell::Cell::new(Instant::now());
+        let last_byte = LastByte::now();
         let patience = self.request.timeout_seconds.map(Duration::from_secs);
         let work = self.bring(&mut session, open, &last_byte);
         tokio::pin!(work);
@@ -201,11 +218,11 @@ impl Work<'_> {
             tokio::select! {
                 result = &mut work => return result,
                 () = tokio::time::sleep(STATUS_INTERVAL) => {
-                    if let Some(patience) = patience && last_byte.get().elapsed() >= patience {
+                    if let Some(patience) = patience && last_byte.elapsed() >= patience {
                         let why = self.status.borrow().message.clone().unwrap_or_else(|| "no block came".into());
                         return Err(Failure::new("timeout", format!("nothing arrived for {} s: {why}. What is already there is kept; run the same `bitshoal get` again to go on", patience.as_secs())));
                     }
-                    self.explain_waiting(last_byte.get()).await;
+                    self.explain_waiting(last_byte.elapsed()).await;
                 }
             }
         }
@@ -215,11 +232,11 @@ impl Work<'_> {
         &self,
         session: &mut Session,
         open: &mut OpenFile,
-        last_byte: &std::cell::Cell<Instant>,
+        last_byte: &LastByte,
     ) -> Result<(), Failure> {
         let known = blocking({
             let (store, root, output) = (self.store.clone(), self.root, self.request.output.0.clone());
-            move || Ok(unfinished(&store, &root, &output)?.map(|record| Tree::of(&record)))
+            move || unfinished(&store, &root, &output)?.map(|record| Tree::of(&store, &record)).transpose()
         })
         .await?;
         let pulled = match known {
@@ -229,7 +246,7 @@ impl Work<'_> {
                     Notice::NobodyHas(cid) => self.nobody_has(&cid),
                     Notice::Peers(connected) => self.set_peers(connected),
                     Notice::Progress => {
-                        last_byte.set(Instant::now());
+                        last_byte.touch(Instant::now());
                         self.set_message(None);
                     }
                 })
@@ -253,7 +270,7 @@ impl Work<'_> {
         if self.request.into_existing {
             self.adopt(&pulled.tree, &writer, last_byte).await?;
         }
-        let present = writer.present_bytes();
+        let present = self.store.file(file.id).as_ref().map_or(0, super::roots::present_bytes);
         let started = Instant::now();
         let mut meter = Meter::new(started);
         self.status.send_modify(|status| {
@@ -262,7 +279,7 @@ impl Work<'_> {
             status.done_bytes = present;
             status.local_bytes = status.local_bytes.max(present);
         });
-        last_byte.set(started);
+        last_byte.touch(started);
         let mut fetch = Fetch::new(
             self.store.clone(),
             self.node.clone(),
@@ -279,7 +296,7 @@ impl Work<'_> {
         let fetched = fetch.run(session, |progress| match progress {
             Progress::Written { bytes, local } => {
                 let now = Instant::now();
-                last_byte.set(now);
+                last_byte.touch(now);
                 meter.add(now, bytes);
                 self.status.send_if_modified(|status| {
                     status.done_bytes += bytes;
@@ -305,10 +322,7 @@ impl Work<'_> {
             never = watched => never,
         }
         self.report(&reports).await;
-        let finished = {
-            let final_path = file.final_path.clone();
-            blocking(move || writer.finish(&final_path).map_err(from_write)).await
-        };
+        let finished = blocking(move || writer.finish().map_err(from_write)).await;
         *open = None;
         finished
     }
@@ -323,7 +337,7 @@ impl Work<'_> {
         let tree = tree.clone();
         let output = self.request.output.0.clone();
         let into_existing = self.request.into_existing;
-        let preallocation = self.options.preallocation;
+        let preallocate = self.options.preallocate;
         let planning = self.planning.clone();
         blocking(move || {
             let _alone = planning.lock().unwrap_or_else(PoisonError::into_inner);
@@ -331,29 +345,31 @@ impl Work<'_> {
                 let extents = extents_of(&store, &record)?;
                 return Ok((record, extents));
             }
-            let bytes_at = if into_existing && output.exists() { output.clone() } else { part_path(&output) };
-            crate::store::preflight(&bytes_at, tree.size).map_err(from_write)?;
-            let new = if bytes_at == output {
-                NewFile::existing_partial(output.clone(), tree.size, tree.root, tree.wrap.clone())
-            } else {
-                NewFile::partial(bytes_at.clone(), output.clone(), tree.size, tree.root, tree.wrap.clone(), preallocation)
+            let existing = into_existing && output.exists();
+            if !existing {
+                crate::store::preflight(&output, tree.size).map_err(from_write)?;
             }
-            .map_err(from_write)?;
-            let planned = store.register(new).map_err(|e| from_store(&e)).and_then(|id| {
-                let extents = plan::write_references(&store, id, &tree)?;
-                store.activate(id, extents.leaves, &extents.offsets).map_err(|e| from_store(&e))?;
-                Ok((id, extents))
+            let made = if existing {
+                store.adopt_existing(&tree.root, &output, tree.size)
+            } else {
+                store.create_part(&tree.root, &output, tree.size, preallocate)
+            };
+            let id = made.map_err(from_write)?;
+            let planned = plan::write_references(&store, id, &tree).and_then(|extents| {
+                let activation = Activation { root: &tree.root, leaves: extents.leaves, extents: &extents.offsets };
+                store.activate(id, activation).map_err(|e| from_store(&e))?;
+                Ok(extents)
             });
             match planned {
-                Ok((id, extents)) => {
-                    let record = store.file(id).map_err(|e| from_store(&e))?;
-                    let record = record.ok_or_else(|| Failure::new("bug", "a planned file is not in the index"))?;
+                Ok(extents) => {
+                    let record = store.file(id).ok_or_else(|| Failure::new("bug", "a planned file is not in the index"))?;
                     Ok((record, extents))
                 }
                 Err(failure) => {
-                    if bytes_at != output {
-                        // Nothing has been written into it; a leftover would only block the next try.
-                        let _ = std::fs::remove_file(&bytes_at);
+                    // Nothing has been written into the part; a leftover would only block the next try.
+                    let forgotten = store.forget_file(id).map_err(|e| from_store(&e))?;
+                    if let Some(file) = forgotten.filter(|file| file.path != file.final_path) {
+                        let _ = std::fs::remove_file(&file.path);
                     }
                     Err(failure)
                 }
@@ -363,10 +379,10 @@ impl Work<'_> {
     }
 
     /// Hashes what is already in the file and marks the leaves that are right.
-    async fn adopt(&self, tree: &Tree, writer: &Arc<Writer>, last_byte: &std::cell::Cell<Instant>) -> Result<(), Failure> {
+    async fn adopt(&self, tree: &Tree, writer: &Arc<Writer>, last_byte: &LastByte) -> Result<(), Failure> {
         let (store, tree, writer) = (self.store.clone(), tree.clone(), writer.clone());
         blocking(move || super::verify::adopt(&store, &tree, &writer)).await?;
-        last_byte.set(Instant::now());
+        last_byte.touch(Instant::now());
         Ok(())
     }
 
@@ -388,8 +404,8 @@ impl Work<'_> {
     }
 
     /// When nothing comes, says what we wait for.
-    async fn explain_waiting(&self, since: Instant) {
-        if since.elapsed() < Duration::from_secs(1) {
+    async fn explain_waiting(&self, idle: Duration) {
+        if idle < Duration::from_secs(1) {
             return;
         }
         let peers = self.node.peers().await.len();
@@ -438,8 +454,7 @@ impl Work<'_> {
 
 /// The unfinished file of this very pull, if the index holds one.
 fn unfinished(store: &Store, root: &Cid, output: &Path) -> Result<Option<FileRecord>, Failure> {
-    let files = store.files().map_err(|e| from_store(&e))?;
-    let ours = files.into_iter().find(|file| file.root == *root && file.final_path == output);
+    let ours = store.files().into_iter().find(|file| file.root == Some(*root) && file.final_path == output);
     match ours {
         Some(file) => match &file.state {
             FileState::Partial => Ok(Some(file)),

@@ -15,8 +15,7 @@ use super::verify::verify as verify_file;
 
 /// All files, oldest first.
 pub(super) fn list(store: &Store) -> Result<Vec<RootInfo>, Failure> {
-    let files = store.files().map_err(|e| from_store(&e))?;
-    Ok(files.iter().filter(|file| is_shown(file)).map(info).collect())
+    Ok(store.files().iter().filter(|file| is_shown(file)).map(info).collect())
 }
 
 /// Every file under one root.
@@ -40,7 +39,7 @@ pub(super) fn remove(store: &Store, cid: &str, delete_partial: bool) -> Result<V
                 _ => {}
             }
         }
-        removed.push((file.root.to_string(), file.path));
+        removed.push((root_text(&file), file.path));
     }
     Ok(removed)
 }
@@ -57,10 +56,10 @@ pub(super) fn verify(
         if matches!(file.state, FileState::Partial) {
             return Err(Failure::new("not-complete", format!("{cid} is not complete yet; `bitshoal jobs` shows its pull")));
         }
-        let tree = Tree::of(&file);
+        let tree = Tree::of(store, &file)?;
         let verdict = verify_file(store, &tree, &file.path, bad, &mut |done, total| progress(&file.path, done, total))?;
         verified.push(Event::Verified {
-            cid: file.root.to_string(),
+            cid: root_text(&file),
             path: WirePath(file.path),
             bytes: verdict.bytes,
             bad_bytes: verdict.bad_bytes,
@@ -107,8 +106,8 @@ pub(super) fn profile(options: &AddOptions) -> Result<Profile, Failure> {
 
 fn under(store: &Store, cid: &str) -> Result<Vec<FileRecord>, Failure> {
     let root = parse_cid(cid).map_err(|e| Failure::new("not-a-cid", e))?;
-    let mut files = store.files().map_err(|e| from_store(&e))?;
-    files.retain(|file| file.root.hash() == root.hash() && is_shown(file));
+    let mut files = store.files();
+    files.retain(|file| file.root.is_some_and(|cid| cid.hash() == root.hash()) && is_shown(file));
     if files.is_empty() {
         return Err(Failure::new("not-found", format!("{cid} is not in this repo; `bitshoal ls` lists what is")));
     }
@@ -120,13 +119,28 @@ fn is_shown(file: &FileRecord) -> bool {
 }
 
 fn info(file: &FileRecord) -> RootInfo {
+    let complete = matches!(file.state, FileState::Complete);
+    let broken = if let FileState::Broken(reason) = &file.state { Some(reason.clone()) } else { None };
     RootInfo {
-        cid: file.root.to_string(),
+        cid: root_text(file),
         path: WirePath(file.path.clone()),
         size: file.len,
-        present_bytes: file.present_bytes,
+        present_bytes: present_bytes(file),
         leaves: file.leaves,
-        complete: matches!(file.state, FileState::Complete),
-        problem: file.problem(),
+        complete,
+        problem: broken.or_else(|| file.trouble.clone()),
     }
+}
+
+/// Bytes that are there, counting all leaves as equally long: only the last may be shorter.
+pub(super) fn present_bytes(file: &FileRecord) -> u64 {
+    if file.leaves == 0 || file.present_leaves >= file.leaves {
+        return if file.leaves == 0 { 0 } else { file.len };
+    }
+    let share = u128::from(file.len) * u128::from(file.present_leaves) / u128::from(file.leaves);
+    u64::try_from(share).unwrap_or(file.len)
+}
+
+fn root_text(file: &FileRecord) -> String {
+    file.root.map(|root| root.to_string()).unwrap_or_default()
 }

@@ -42,7 +42,7 @@ pub fn verify(
         let leaf = leaf.map_err(broken_tree)?;
         buffer.resize(leaf.len as usize, 0);
         let good = leaf.offset + u64::from(leaf.len) <= source.len()
-            && source.read_exact_at(&mut buffer, leaf.offset).is_ok()
+            && source.read_at(leaf.offset, &mut buffer).is_ok()
             && is_leaf(&leaf, &wrap, &buffer);
         verdict.bytes += u64::from(leaf.len);
         if !good {
@@ -78,8 +78,8 @@ pub fn adopt(store: &Store, tree: &Tree, writer: &Writer) -> Result<(), Failure>
             continue;
         }
         buffer.resize(leaf.len as usize, 0);
-        if writer.read_at(&mut buffer, leaf.offset).is_ok() && is_leaf(&leaf, &wrap, &buffer) {
-            writer.adopt(leaf.index, leaf.offset, leaf.len).map_err(from_write)?;
+        if store.read_range(writer.file(), leaf.offset, &mut buffer).is_ok() && is_leaf(&leaf, &wrap, &buffer) {
+            writer.adopt(leaf.index, leaf.len).map_err(from_write)?;
         }
     }
     writer.commit_epoch().map_err(from_write)
