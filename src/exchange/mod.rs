@@ -1,9 +1,14 @@
-//! Bitswap: the wire's values, the two cores that decide, and the libp2p behaviour that drives them.
+//! Bitswap: bytes on streams, and the two pure cores that decide what they say.
 //!
-//! [`client`] and [`server`] are state machines without I/O: events go in by `&mut self` methods, decisions come out
-//! of `poll`, time is an argument. Neither knows the other, a store or a socket.
+//! [`wire`] alone knows the format. [`client`] decides who is asked for what, [`server`] who is sent what, in virtual
+//! time if need be; neither does any I/O. [`behaviour`] drives them, [`handler`] owns a connection's streams. Nothing here
+//! knows a store: the server asks for reads and whoever drives it answers.
 
+pub mod behaviour;
 pub mod client;
+pub mod handler;
 pub mod limits;
 pub mod message;
+pub mod pool;
 pub mod server;
+pub mod wire;

@@ -1,28 +1,424 @@
-//! stub
+//! A member of a swarm: transports, identity, the connections that are kept, and the exchange on top of them.
+//!
+//! [`start`] makes it; a [`Handle`] asks, [`Reads`] is asked. One task owns everything ([`driver`]). It knows the
+//! exchange and blocks; files, trees and the index are unknown here, so what is wanted and what is served both come from
+//! outside.
+
+mod driver;
+mod redial;
+pub mod swarm_key;
+pub mod tls;
+pub mod transport;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use libp2p::identity::Keypair;
+use libp2p::swarm::Swarm;
+use libp2p::{Multiaddr, PeerId, connection_limits, identify, ping};
+use tokio::sync::{mpsc, oneshot};
+
 use crate::block::{Block, Cid};
-use crate::exchange::server::{ReadKind, ReadOutcome};
-use libp2p::{Multiaddr, PeerId};
-pub const AGENT: &str = "x";
-#[derive(Debug, Clone)] pub struct Handle;
-#[derive(Debug)] pub struct Reads;
-#[derive(Debug)] pub struct ReadRequest { pub items: Vec<(Cid, ReadKind)> }
-impl ReadRequest { pub fn answer(self, o: Vec<ReadOutcome>) {} }
-impl Reads { pub async fn next(&mut self) -> Option<ReadRequest> { None } }
-#[derive(Debug)] pub struct Session;
-#[derive(Debug, Clone)] pub struct Reporter;
-#[derive(Debug)] pub struct Source { pub peer: PeerId, pub bytes: u64, pub blocks: u64 }
-#[derive(Debug)] pub struct SessionReport { pub connected: usize, pub duplicate_blocks: u64, pub sources: Vec<Source> }
-impl Reporter { pub async fn report(&self) -> SessionReport { unimplemented!() } }
-#[derive(Debug)] pub enum SessionEvent { Block { block: Block, from: PeerId }, NobodyHas { cid: Cid }, PeersChanged { connected: usize } }
-impl Session { pub fn want(&self, w: Vec<(Cid, u32)>) {} pub fn forget(&self, c: Vec<Cid>) {} pub async fn next(&mut self) -> Option<SessionEvent> { None } pub fn reporter(&self) -> Reporter { Reporter } }
-#[derive(Debug)] pub struct Peer { pub id: PeerId, pub address: Multiaddr, pub agent: Option<String>, pub received_bytes: u64, pub sent_bytes: u64 }
+use crate::exchange::behaviour::Behaviour;
+pub use crate::exchange::behaviour::Options as ExchangeOptions;
+use crate::exchange::client::SessionId;
+use crate::exchange::handler::Verify;
+use crate::exchange::server::{ReadKind, ReadOutcome, Ticket};
+
+use driver::{Command, Composed, Driver};
+use swarm_key::SwarmKey;
+pub use transport::Security;
+
+/// Program and version, as identify says it to peers.
+pub const AGENT: &str = concat!("bitshoal/", env!("CARGO_PKG_VERSION"));
+
+/// Connections of one peer: two that dialled each other at once, and one to spare.
+const CONNECTIONS_PER_PEER: u32 = 3;
+
+/// Handshakes under way in each direction; more wait their turn or are refused.
+const HANDSHAKES_MAX: u32 = 128;
+
+/// How often an idle connection is probed.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// How long a probe may take before the connection is given up.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a node is told at its start.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where to listen.
+    pub listen: Vec<Multiaddr>,
+    /// Addresses to tell others before those of the interfaces.
+    pub announce: Vec<Multiaddr>,
+    /// Peers to stay connected with.
+    pub static_peers: Vec<Multiaddr>,
+    /// The private swarm, `None` for the open one. With a key only TCP is spoken.
+    pub swarm_key: Option<SwarmKey>,
+    /// Encryptions that TCP connections offer.
+    pub security: Security,
+    /// Whether QUIC is spoken in an open swarm.
+    pub quic: bool,
+    /// Most connections, both directions together.
+    pub connections_max: u32,
+    /// The exchange.
+    pub exchange: ExchangeOptions,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            announce: Vec::new(),
+            static_peers: Vec::new(),
+            swarm_key: None,
+            security: Security::Both,
+            quic: true,
+            connections_max: 900,
+            exchange: ExchangeOptions::default(),
+        }
+    }
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port is taken, or an address is not this machine's.
+    #[error("cannot listen at {address}: {source}; choose another with --listen or `listen` in node.toml")]
+    Listen {
+        /// The address.
+        address: Multiaddr,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// No transport for an address.
+    #[error("cannot listen at {address}: no such transport here (TCP, and QUIC in open swarms)")]
+    Unsupported {
+        /// The address.
+        address: Multiaddr,
+    },
+    /// The transports could not be made.
+    #[error("the network could not be set up: {0}")]
+    Transport(#[source] std::io::Error),
+}
+
+impl StartError {
+    /// The word for programs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        if self.is_port_taken() { "port-taken" } else { "network" }
+    }
+
+    fn is_port_taken(&self) -> bool {
+        matches!(self, Self::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse)
+    }
+}
+
+/// Why a peer could not be reached.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("cannot connect to {address}: {reason}")]
+pub struct ConnectError {
+    /// Where.
+    pub address: Multiaddr,
+    /// Why, for the user.
+    pub reason: String,
+}
+
+/// A connected peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its id.
+    pub id: PeerId,
+    /// The address of its first connection.
+    pub address: Multiaddr,
+    /// Program and version by identify, once it has come.
+    pub agent: Option<String>,
+    /// Bytes of blocks received from it since it connected.
+    pub received_bytes: u64,
+    /// Bytes of blocks sent to it since it connected.
+    pub sent_bytes: u64,
+}
+
+/// Starts a node; it listens when this returns. Needs a tokio runtime.
+///
+/// # Errors
+/// [`StartError`], naming the address that does not work.
+pub async fn start(identity: Keypair, options: Options) -> Result<(Handle, Reads), StartError> {
+    let private = options.swarm_key.is_some();
+    let transport = transport::build(&identity, options.security, options.quic, options.swarm_key.as_ref())
+        .map_err(StartError::Transport)?;
+    let peer = identity.public().to_peer_id();
+    let limits = connection_limits::ConnectionLimits::default()
+        .with_max_established(Some(options.connections_max))
+        .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER))
+        .with_max_pending_incoming(Some(HANDSHAKES_MAX))
+        .with_max_pending_outgoing(Some(HANDSHAKES_MAX));
+    let behaviour = Composed {
+        limits: connection_limits::Behaviour::new(limits),
+        identify: identify::Behaviour::new(
+            identify::Config::new("ipfs/0.1.0".into(), identity.public()).with_agent_version(AGENT.into()),
+        ),
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
+        exchange: Behaviour::new(options.exchange, verifier(), rand::random()),
+    };
+    let config = libp2p::swarm::Config::with_tokio_executor();
+    let swarm = Swarm::new(transport, behaviour, peer, config);
+    let (commands, received) = mpsc::unbounded_channel();
+    let (reads, asked) = mpsc::unbounded_channel();
+    let to_self = commands.downgrade();
+    let mut driver = Driver::new(swarm, private, options.announce, received, to_self, reads, rand::random());
+    let (usable, left): (Vec<_>, Vec<_>) = options.listen.into_iter().partition(|address| !private || is_tcp(address));
+    if !left.is_empty() {
+        tracing::info!(addresses = ?left, "not listened at: a private swarm speaks TCP only");
+    }
+    driver.listen(&usable).await?;
+    for address in options.static_peers {
+        driver.keep(address);
+    }
+    tokio::spawn(driver.run());
+    Ok((Handle { peer, commands }, Reads(asked)))
+}
+
+fn is_tcp(address: &Multiaddr) -> bool {
+    address.iter().any(|part| matches!(part, libp2p::multiaddr::Protocol::Tcp(_)))
+}
+
+/// Hashes blocks on the blocking threads: a leaf takes half a millisecond, which a connection's task must not spend.
+fn verifier() -> Verify {
+    Arc::new(|blocks| {
+        let hashed = tokio::task::spawn_blocking(move || {
+            blocks.into_iter().map(|(prefix, bytes)| Block::seal(prefix, bytes)).collect()
+        });
+        async move {
+            match hashed.await {
+                Ok(blocks) => blocks,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // The runtime is going down, and the stream with it.
+                Err(_) => std::future::pending().await,
+            }
+        }
+        .boxed()
+    })
+}
+
+/// Asks the node. Clones share it; it ends with the last of them.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    peer: PeerId,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
 impl Handle {
-  pub async fn addresses(&self) -> Vec<Multiaddr> { vec![] }
-  pub async fn connect(&self, a: Multiaddr) -> Result<PeerId, std::io::Error> { unimplemented!() }
-  pub fn keep(&self, a: Multiaddr) {}
-  pub async fn peers(&self) -> Vec<Peer> { vec![] }
-  pub async fn open_session(&self) -> Session { Session }
-  pub fn arrived(&self, c: Vec<Cid>) {}
-  pub async fn shutdown(&self) {}
-  pub async fn dial_report(&self) -> Vec<(Multiaddr, String)> { vec![] }
+    /// This node's id.
+    #[must_use]
+    pub const fn peer_id(&self) -> PeerId {
+        self.peer
+    }
+
+    /// Every address at which it can be reached, with `/p2p/ID`, announced ones first.
+    pub async fn addresses(&self) -> Vec<Multiaddr> {
+        self.ask(Command::Addresses).await.unwrap_or_default()
+    }
+
+    /// Dials an address once.
+    ///
+    /// # Errors
+    /// [`ConnectError`] with the reason.
+    pub async fn connect(&self, address: Multiaddr) -> Result<PeerId, ConnectError> {
+        let asked = address.clone();
+        let answer = self.ask(|answer| Command::Connect(asked, answer)).await;
+        answer.unwrap_or_else(|| Err(ConnectError { address, reason: "the node has been stopped".into() }))
+    }
+
+    /// Stays connected with an address from now on, for ever.
+    pub fn keep(&self, address: Multiaddr) {
+        self.say(Command::Keep(address));
+    }
+
+    /// The connected peers.
+    pub async fn peers(&self) -> Vec<Peer> {
+        self.ask(Command::Peers).await.unwrap_or_default()
+    }
+
+    /// What keeps each address that should be connected from being so.
+    pub async fn dial_report(&self) -> Vec<(Multiaddr, String)> {
+        self.ask(Command::DialReport).await.unwrap_or_default()
+    }
+
+    /// Opens a session of wants.
+    pub async fn open_session(&self) -> Session {
+        let (events, received) = mpsc::unbounded_channel();
+        let id = self.ask(|answer| Command::OpenSession(events, answer)).await;
+        Session { id, node: self.clone(), events: received }
+    }
+
+    /// The local store now has these: whoever waits for them is answered.
+    pub fn arrived(&self, cids: Vec<Cid>) {
+        self.say(Command::Arrived(cids));
+    }
+
+    /// Closes all connections and stops.
+    pub async fn shutdown(&self) {
+        let _ = self.ask(Command::Shutdown).await;
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (sender, answer) = oneshot::channel();
+        self.say(command(sender));
+        answer.await.ok()
+    }
+
+    /// A node that has stopped hears nothing; whoever needs an answer notices by its absence.
+    fn say(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+}
+
+/// What a session hears.
+#[derive(Debug)]
+pub enum SessionEvent {
+    /// A wanted block, under the CID that was wanted.
+    Block {
+        /// The block.
+        block: Block,
+        /// Who sent it.
+        from: PeerId,
+    },
+    /// No connected peer has it; the want stays.
+    NobodyHas {
+        /// What.
+        cid: Cid,
+    },
+    /// Peers came or went.
+    PeersChanged {
+        /// How many are connected now.
+        connected: usize,
+    },
+}
+
+/// The wants of one pull. Dropping it withdraws them. Its events are bounded by its wants.
+#[derive(Debug)]
+pub struct Session {
+    /// `None` when the node had stopped before.
+    id: Option<SessionId>,
+    node: Handle,
+    events: mpsc::UnboundedReceiver<SessionEvent>,
+}
+
+impl Session {
+    /// Adds wants in order of preference, with the expected lengths of their blocks in bytes.
+    pub fn want(&self, wants: Vec<(Cid, u32)>) {
+        if let Some(id) = self.id {
+            self.node.say(Command::Want(id, wants));
+        }
+    }
+
+    /// Withdraws wants.
+    pub fn forget(&self, cids: Vec<Cid>) {
+        if let Some(id) = self.id {
+            self.node.say(Command::Forget(id, cids));
+        }
+    }
+
+    /// The next event; `None` when the node has stopped.
+    pub async fn next(&mut self) -> Option<SessionEvent> {
+        self.events.recv().await
+    }
+
+    /// Something that tells how the session goes while it is being read from.
+    #[must_use]
+    pub fn reporter(&self) -> Reporter {
+        Reporter { id: self.id, node: self.node.clone() }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.node.say(Command::CloseSession(id));
+        }
+    }
+}
+
+/// Tells how a session goes.
+#[derive(Debug, Clone)]
+pub struct Reporter {
+    id: Option<SessionId>,
+    node: Handle,
+}
+
+impl Reporter {
+    /// How it stands now; empty when the session or the node is gone.
+    pub async fn report(&self) -> SessionReport {
+        match self.id {
+            Some(id) => self.node.ask(|answer| Command::Report(id, answer)).await.unwrap_or_default(),
+            None => SessionReport::default(),
+        }
+    }
+}
+
+/// How a session stands.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct SessionReport {
+    /// Connected peers.
+    pub connected: usize,
+    /// Blocks that came again.
+    pub duplicate_blocks: u64,
+    /// From whom how much.
+    pub sources: Vec<Source>,
+}
+
+/// What one peer has given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Who.
+    pub peer: PeerId,
+    /// Bytes of blocks.
+    pub bytes: u64,
+    /// Blocks.
+    pub blocks: u64,
+}
+
+/// What peers want read.
+#[derive(Debug)]
+pub struct Reads(mpsc::UnboundedReceiver<ReadRequest>);
+
+impl Reads {
+    /// The next request; `None` when the node has stopped. The server core bounds how many are unanswered.
+    pub async fn next(&mut self) -> Option<ReadRequest> {
+        self.0.recv().await
+    }
+}
+
+/// Blocks to be read for a peer. Dropped unanswered, all count as missing.
+#[derive(Debug)]
+pub struct ReadRequest {
+    /// What, and whether its bytes or only its presence.
+    pub items: Vec<(Cid, ReadKind)>,
+    reply: Option<(Ticket, mpsc::UnboundedSender<Command>)>,
+}
+
+impl ReadRequest {
+    const fn new(items: Vec<(Cid, ReadKind)>, ticket: Ticket, commands: mpsc::UnboundedSender<Command>) -> Self {
+        Self { items, reply: Some((ticket, commands)) }
+    }
+
+    /// Answers, in the order of the items.
+    pub fn answer(mut self, outcomes: Vec<ReadOutcome>) {
+        self.reply(outcomes);
+    }
+
+    fn reply(&mut self, outcomes: Vec<ReadOutcome>) {
+        if let Some((ticket, commands)) = self.reply.take() {
+            let _ = commands.send(Command::ReadDone(ticket, outcomes));
+        }
+    }
+}
+
+impl Drop for ReadRequest {
+    fn drop(&mut self) {
+        let missing = self.items.iter().map(|_| ReadOutcome::Missing).collect();
+        self.reply(missing);
+    }
 }

@@ -1,0 +1,307 @@
+//! Bitswap as a libp2p behaviour: drives the client and server cores and nothing else.
+//!
+//! It is the only place that reads the clock for them. Messages to a peer go to one of its connections, the first; when
+//! that one ends and others remain, the cores see the peer leave and come back, since what was on its streams is lost.
+
+use std::collections::{HashMap, VecDeque};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use futures::FutureExt;
+use futures_timer::Delay;
+use libp2p::core::Endpoint;
+use libp2p::core::transport::PortUse;
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler, THandlerInEvent,
+    THandlerOutEvent, ToSwarm,
+};
+use libp2p::{Multiaddr, PeerId};
+
+use super::client::{self, Client, PeerCounters, SessionId};
+use super::handler::{self, FromPeer, Handler, Shared, Verify};
+use super::message::{Outgoing, Version};
+use super::pool::Pool;
+use super::server::{self, ReadKind, ReadOutcome, Server, Ticket};
+use crate::block::{Block, Cid};
+
+/// How the exchange behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The client core.
+    pub client: client::Options,
+    /// The server core.
+    pub server: server::Options,
+    /// The newest protocol version that is offered.
+    pub newest: Version,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { client: client::Options::default(), server: server::Options::default(), newest: Version::V120 }
+    }
+}
+
+/// What the driver has to know or do.
+#[derive(Debug)]
+pub enum Event {
+    /// A session's block has come.
+    Block {
+        /// Whose.
+        session: SessionId,
+        /// The block.
+        block: Block,
+        /// From whom.
+        from: PeerId,
+    },
+    /// No connected peer has what a session wants.
+    NobodyHas {
+        /// Whose want.
+        session: SessionId,
+        /// Of what.
+        cid: Cid,
+    },
+    /// Read these and answer with [`Behaviour::read_done`].
+    Read {
+        /// To be handed back.
+        ticket: Ticket,
+        /// What.
+        items: Vec<(Cid, ReadKind)>,
+    },
+}
+
+/// The exchange of one node.
+pub struct Behaviour {
+    client: Client,
+    server: Server,
+    shared: Shared,
+    /// Connections by peer, the one in use first.
+    connections: HashMap<PeerId, Vec<ConnectionId>>,
+    received: HashMap<PeerId, u64>,
+    pending: VecDeque<ToSwarm<Event, Outgoing>>,
+    timer: Option<(Instant, Delay)>,
+}
+
+impl std::fmt::Debug for Behaviour {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Behaviour").field("peers", &self.connections.len()).finish_non_exhaustive()
+    }
+}
+
+impl Behaviour {
+    /// An exchange without peers. `verify` hashes received blocks; `seed` breaks ties in the client.
+    #[must_use]
+    pub fn new(options: Options, verify: Verify, seed: u64) -> Self {
+        Self {
+            client: Client::new(options.client, seed),
+            server: Server::new(options.server),
+            shared: Shared { verify, pool: Pool::default(), offers: handler::offers(options.newest) },
+            connections: HashMap::new(),
+            received: HashMap::new(),
+            pending: VecDeque::new(),
+            timer: None,
+        }
+    }
+
+    /// Opens a session.
+    pub fn open(&mut self) -> SessionId {
+        self.client.open(Instant::now())
+    }
+
+    /// Closes a session.
+    pub fn close(&mut self, session: SessionId) {
+        self.client.close(Instant::now(), session);
+    }
+
+    /// Adds wants with their expected lengths in bytes.
+    pub fn want(&mut self, session: SessionId, wants: &[(Cid, u32)]) {
+        self.client.want(Instant::now(), session, wants);
+    }
+
+    /// Withdraws wants.
+    pub fn forget(&mut self, session: SessionId, cids: &[Cid]) {
+        self.client.forget(Instant::now(), session, cids);
+    }
+
+    /// Answers an [`Event::Read`].
+    pub fn read_done(&mut self, ticket: Ticket, outcomes: Vec<ReadOutcome>) {
+        self.server.read_done(Instant::now(), ticket, outcomes);
+    }
+
+    /// The local store now has these.
+    pub fn arrived(&mut self, cids: &[Cid]) {
+        self.server.arrived(Instant::now(), cids);
+    }
+
+    /// What each peer has given a session.
+    #[must_use]
+    pub fn session_peers(&self, session: SessionId) -> Vec<(PeerId, PeerCounters)> {
+        self.client.session_peers(session)
+    }
+
+    /// Bytes of blocks received from and sent to a connected peer.
+    #[must_use]
+    pub fn traffic(&self, peer: &PeerId) -> (u64, u64) {
+        let sent = self.server.ledger(peer).map_or(0, |ledger| ledger.bytes);
+        (self.received.get(peer).copied().unwrap_or(0), sent)
+    }
+
+    fn connected(&mut self, peer: PeerId) {
+        let now = Instant::now();
+        self.client.peer_connected(now, peer);
+        self.server.peer_connected(now, peer);
+    }
+
+    fn disconnected(&mut self, peer: PeerId) {
+        let now = Instant::now();
+        self.client.peer_disconnected(now, peer);
+        self.server.peer_disconnected(now, peer);
+    }
+
+    fn send(&mut self, peer: PeerId, message: Outgoing) {
+        match self.connections.get(&peer).and_then(|connections| connections.first()) {
+            Some(connection) => self.pending.push_back(ToSwarm::NotifyHandler {
+                peer_id: peer,
+                handler: NotifyHandler::One(*connection),
+                event: message,
+            }),
+            None => self.server.sent(Instant::now(), peer, message.block_bytes()),
+        }
+    }
+
+    /// Takes what the cores have to say; false when they are silent.
+    fn drain(&mut self) -> bool {
+        let mut progress = false;
+        while let Some(output) = self.client.poll() {
+            progress = true;
+            match output {
+                client::Output::Send { peer, entries, full } => {
+                    self.send(peer, Outgoing { full, wants: entries, ..Outgoing::default() });
+                }
+                client::Output::Block { session, block, from } => {
+                    self.pending.push_back(ToSwarm::GenerateEvent(Event::Block { session, block, from }));
+                }
+                client::Output::NobodyHas { session, cid } => {
+                    self.pending.push_back(ToSwarm::GenerateEvent(Event::NobodyHas { session, cid }));
+                }
+            }
+        }
+        while let Some(output) = self.server.poll() {
+            progress = true;
+            match output {
+                server::Output::Read { ticket, items, .. } => {
+                    self.pending.push_back(ToSwarm::GenerateEvent(Event::Read { ticket, items }));
+                }
+                server::Output::Send { peer, message } => self.send(peer, message),
+            }
+        }
+        progress
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(due) = self.client.next_timeout() else {
+            self.timer = None;
+            return false;
+        };
+        let now = Instant::now();
+        if self.timer.as_ref().is_none_or(|(at, _)| *at != due) {
+            self.timer = Some((due, Delay::new(due.saturating_duration_since(now))));
+        }
+        let Some((_, delay)) = &mut self.timer else { return false };
+        if delay.poll_unpin(cx).is_pending() {
+            return false;
+        }
+        self.timer = None;
+        self.client.timeout(Instant::now().max(due));
+        true
+    }
+
+    fn handler(&self, peer: PeerId) -> Handler {
+        Handler::new(peer, self.shared.clone())
+    }
+}
+
+impl NetworkBehaviour for Behaviour {
+    type ConnectionHandler = Handler;
+    type ToSwarm = Event;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(self.handler(peer))
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(self.handler(peer))
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionEstablished(established) => {
+                let connections = self.connections.entry(established.peer_id).or_default();
+                connections.push(established.connection_id);
+                if connections.len() == 1 {
+                    self.connected(established.peer_id);
+                }
+            }
+            FromSwarm::ConnectionClosed(closed) => {
+                let peer = closed.peer_id;
+                let Some(connections) = self.connections.get_mut(&peer) else { return };
+                let was_in_use = connections.first() == Some(&closed.connection_id);
+                connections.retain(|connection| *connection != closed.connection_id);
+                if connections.is_empty() {
+                    self.connections.remove(&peer);
+                    self.received.remove(&peer);
+                    self.disconnected(peer);
+                } else if was_in_use {
+                    self.disconnected(peer);
+                    self.connected(peer);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(&mut self, peer: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
+        if !self.connections.contains_key(&peer) {
+            return;
+        }
+        let now = Instant::now();
+        match event {
+            FromPeer::Message(message) => {
+                let bytes: u64 = message.blocks.iter().map(|block| block.bytes().len() as u64).sum();
+                *self.received.entry(peer).or_default() += bytes;
+                if message.full || !message.wants.is_empty() {
+                    self.server.wants(now, peer, message.full, &message.wants);
+                }
+                self.client.message(now, peer, message.blocks, &message.presences, message.pending_bytes);
+            }
+            FromPeer::Sent(bytes) => self.server.sent(now, peer, bytes),
+            FromPeer::Version(version) => {
+                self.client.peer_version(now, peer, version);
+                self.server.peer_version(now, peer, version);
+            }
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Event, THandlerInEvent<Self>>> {
+        loop {
+            if let Some(action) = self.pending.pop_front() {
+                return Poll::Ready(action);
+            }
+            if !self.drain() && !self.poll_timer(cx) {
+                return Poll::Pending;
+            }
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! The one task that owns the swarm: commands in, swarm events out, and no decision about protocol or disk.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use libp2p::core::ConnectedPoint;
+use libp2p::core::transport::ListenerId;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, DialError, NetworkBehaviour, Swarm, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, TransportError, connection_limits, identify, ping};
+use tokio::sync::{mpsc, oneshot};
+
+use super::redial::{Redial, peer_of};
+use super::{ConnectError, Peer, ReadRequest, SessionEvent, SessionReport, Source, StartError};
+use crate::block::Cid;
+use crate::exchange::behaviour::{self, Event};
+use crate::exchange::client::SessionId;
+use crate::exchange::server::{ReadOutcome, Ticket};
+
+/// How long listeners may take to say where they listen.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Everything that runs on a connection.
+#[derive(NetworkBehaviour)]
+pub(super) struct Composed {
+    pub(super) limits: connection_limits::Behaviour,
+    pub(super) identify: identify::Behaviour,
+    pub(super) ping: ping::Behaviour,
+    pub(super) exchange: behaviour::Behaviour,
+}
+
+/// What handles ask of the task.
+#[derive(Debug)]
+pub(super) enum Command {
+    Addresses(oneshot::Sender<Vec<Multiaddr>>),
+    Connect(Multiaddr, oneshot::Sender<Result<PeerId, ConnectError>>),
+    Keep(Multiaddr),
+    Peers(oneshot::Sender<Vec<Peer>>),
+    DialReport(oneshot::Sender<Vec<(Multiaddr, String)>>),
+    OpenSession(mpsc::UnboundedSender<SessionEvent>, oneshot::Sender<SessionId>),
+    CloseSession(SessionId),
+    Want(SessionId, Vec<(Cid, u32)>),
+    Forget(SessionId, Vec<Cid>),
+    Report(SessionId, oneshot::Sender<SessionReport>),
+    Arrived(Vec<Cid>),
+    ReadDone(Ticket, Vec<ReadOutcome>),
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// What is known of a connected peer.
+#[derive(Debug)]
+struct Connected {
+    address: Multiaddr,
+    agent: Option<String>,
+}
+
+pub(super) struct Driver {
+    swarm: Swarm<Composed>,
+    private: bool,
+    announce: Vec<Multiaddr>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    to_self: mpsc::WeakUnboundedSender<Command>,
+    reads: mpsc::UnboundedSender<ReadRequest>,
+    sessions: HashMap<SessionId, mpsc::UnboundedSender<SessionEvent>>,
+    peers: HashMap<PeerId, Connected>,
+    redial: Redial,
+    /// Dials under way: the address as it was asked for, and who waits for the outcome.
+    dials: HashMap<ConnectionId, (Multiaddr, Option<oneshot::Sender<Result<PeerId, ConnectError>>>)>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        swarm: Swarm<Composed>,
+        private: bool,
+        announce: Vec<Multiaddr>,
+        commands: mpsc::UnboundedReceiver<Command>,
+        to_self: mpsc::WeakUnboundedSender<Command>,
+        reads: mpsc::UnboundedSender<ReadRequest>,
+        seed: u64,
+    ) -> Self {
+        Self {
+            swarm,
+            private,
+            announce,
+            commands,
+            to_self,
+            reads,
+            sessions: HashMap::new(),
+            peers: HashMap::new(),
+            redial: Redial::new(seed),
+            dials: HashMap::new(),
+        }
+    }
+
+    /// Starts all listeners and waits until each has said where it listens.
+    pub(super) async fn listen(&mut self, addresses: &[Multiaddr]) -> Result<(), StartError> {
+        let mut waiting: Vec<ListenerId> = Vec::new();
+        let mut failures = Vec::new();
+        for address in addresses {
+            match self.swarm.listen_on(address.clone()) {
+                Ok(listener) => waiting.push(listener),
+                Err(error) => {
+                    let failed = listen_error(address, error);
+                    if failed.is_port_taken() {
+                        return Err(failed);
+                    }
+                    failures.push(failed);
+                }
+            }
+        }
+        let started = waiting.len();
+        let up = async {
+            while !waiting.is_empty() {
+                match self.swarm.select_next_some().await {
+                    SwarmEvent::NewListenAddr { listener_id, .. } => waiting.retain(|id| *id != listener_id),
+                    SwarmEvent::ListenerClosed { listener_id, .. } => waiting.retain(|id| *id != listener_id),
+                    other => self.on_swarm(other),
+                }
+            }
+        };
+        // A machine without any interface of a family never says an address for it; that is no reason not to start.
+        let _ = tokio::time::timeout(LISTEN_PATIENCE, up).await;
+        match failures.into_iter().next() {
+            Some(failed) if started == 0 => Err(failed),
+            Some(failed) => {
+                tracing::warn!(%failed, "one of the addresses is not listened at");
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            while let Some(address) = self.redial.due(Instant::now()) {
+                self.dial(address, None);
+            }
+            let redial_at = self.redial.next_timeout();
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(Command::Shutdown(done)) => {
+                        drop(self.swarm);
+                        let _ = done.send(());
+                        return;
+                    }
+                    Some(command) => self.on_command(command),
+                    None => return,
+                },
+                event = self.swarm.select_next_some() => self.on_swarm(event),
+                () = sleep_until(redial_at), if redial_at.is_some() => {}
+            }
+        }
+    }
+
+    pub(super) fn keep(&mut self, address: Multiaddr) {
+        self.redial.keep(Instant::now(), address);
+    }
+
+    fn on_command(&mut self, command: Command) {
+        let exchange = &mut self.swarm.behaviour_mut().exchange;
+        // A receiver that is gone wants no answer.
+        match command {
+            Command::Addresses(answer) => drop(answer.send(self.addresses())),
+            Command::Connect(address, answer) => self.dial(address, Some(answer)),
+            Command::Keep(address) => {
+                self.keep(address.clone());
+                if let Some(peer) = peer_of(&address).filter(|peer| self.peers.contains_key(peer)) {
+                    self.redial.connected(peer, None);
+                }
+            }
+            Command::Peers(answer) => drop(answer.send(self.peers())),
+            Command::DialReport(answer) => drop(answer.send(self.redial.report(Instant::now()))),
+            Command::OpenSession(events, answer) => {
+                let session = exchange.open();
+                let _ = events.send(SessionEvent::PeersChanged { connected: self.peers.len() });
+                self.sessions.insert(session, events);
+                let _ = answer.send(session);
+            }
+            Command::CloseSession(session) => {
+                exchange.close(session);
+                self.sessions.remove(&session);
+            }
+            Command::Want(session, wants) => exchange.want(session, &wants),
+            Command::Forget(session, cids) => exchange.forget(session, &cids),
+            Command::Report(session, answer) => {
+                let given = exchange.session_peers(session);
+                let report = SessionReport {
+                    connected: self.peers.len(),
+                    duplicate_blocks: given.iter().map(|(_, counters)| counters.duplicates).sum(),
+                    sources: given
+                        .into_iter()
+                        .filter(|(_, counters)| counters.blocks > 0)
+                        .map(|(peer, counters)| Source { peer, bytes: counters.bytes, blocks: counters.blocks })
+                        .collect(),
+                };
+                let _ = answer.send(report);
+            }
+            Command::Arrived(cids) => exchange.arrived(&cids),
+            Command::ReadDone(ticket, outcomes) => exchange.read_done(ticket, outcomes),
+            Command::Shutdown(_) => {}
+        }
+    }
+
+    fn on_swarm(&mut self, event: SwarmEvent<ComposedEvent>) {
+        match event {
+            SwarmEvent::Behaviour(ComposedEvent::Exchange(event)) => self.on_exchange(event),
+            SwarmEvent::Behaviour(ComposedEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
+                if let Some(peer) = self.peers.get_mut(&peer_id) {
+                    peer.agent = Some(info.agent_version.chars().take(128).collect());
+                }
+            }
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, num_established, .. } => {
+                let dialled = self.dials.remove(&connection_id);
+                self.redial.connected(peer_id, dialled.as_ref().map(|(address, _)| address));
+                if let Some((_, Some(answer))) = dialled {
+                    let _ = answer.send(Ok(peer_id));
+                }
+                if num_established.get() == 1 {
+                    let address = match endpoint {
+                        ConnectedPoint::Dialer { address, .. } => address,
+                        ConnectedPoint::Listener { send_back_addr, .. } => send_back_addr,
+                    };
+                    tracing::info!(peer = %peer_id, %address, "connected");
+                    self.peers.insert(peer_id, Connected { address, agent: None });
+                    self.peers_changed();
+                }
+            }
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
+                let cause = cause.map(|cause| cause.to_string()).unwrap_or_default();
+                tracing::info!(peer = %peer_id, cause, "disconnected");
+                self.peers.remove(&peer_id);
+                self.redial.disconnected(Instant::now(), &peer_id);
+                self.peers_changed();
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                if let Some((address, answer)) = self.dials.remove(&connection_id) {
+                    let reason = self.dial_failure(&error);
+                    tracing::debug!(%address, reason, "not connected");
+                    self.redial.failed(Instant::now(), &address, reason.clone());
+                    if let Some(answer) = answer {
+                        let _ = answer.send(Err(ConnectError { address, reason }));
+                    }
+                }
+            }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                tracing::debug!(from = %send_back_addr, error = %flat(&error), "an incoming connection failed");
+            }
+            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
+                tracing::warn!(?addresses, ?reason, "no longer listening");
+            }
+            _ => {}
+        }
+    }
+
+    fn on_exchange(&mut self, event: Event) {
+        match event {
+            Event::Block { session, block, from } => self.tell(session, SessionEvent::Block { block, from }),
+            Event::NobodyHas { session, cid } => self.tell(session, SessionEvent::NobodyHas { cid }),
+            Event::Read { ticket, items } => {
+                if let Some(commands) = self.to_self.upgrade() {
+                    let _ = self.reads.send(ReadRequest::new(items, ticket, commands));
+                }
+            }
+        }
+    }
+
+    fn tell(&self, session: SessionId, event: SessionEvent) {
+        if let Some(events) = self.sessions.get(&session) {
+            let _ = events.send(event);
+        }
+    }
+
+    fn peers_changed(&self) {
+        for events in self.sessions.values() {
+            let _ = events.send(SessionEvent::PeersChanged { connected: self.peers.len() });
+        }
+    }
+
+    fn dial(&mut self, address: Multiaddr, answer: Option<oneshot::Sender<Result<PeerId, ConnectError>>>) {
+        if let Some(peer) = peer_of(&address).filter(|peer| self.peers.contains_key(peer)) {
+            self.redial.connected(peer, Some(&address));
+            if let Some(answer) = answer {
+                let _ = answer.send(Ok(peer));
+            }
+            return;
+        }
+        let options = match peer_of(&address) {
+            Some(peer) => {
+                DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(vec![address.clone()]).build()
+            }
+            None => DialOpts::unknown_peer_id().address(address.clone()).build(),
+        };
+        let connection = options.connection_id();
+        self.dials.insert(connection, (address, answer));
+        if let Err(error) = self.swarm.dial(options) {
+            self.on_swarm(SwarmEvent::OutgoingConnectionError { peer_id: None, connection_id: connection, error });
+        }
+    }
+
+    /// The reason of a failed dial for the user; in a private swarm a garbled handshake names its likely cause.
+    fn dial_failure(&self, error: &DialError) -> String {
+        let DialError::Transport(failures) = error else { return flat(error) };
+        let text: Vec<String> = failures.iter().map(|(_, failure)| flat(failure)).collect();
+        let text = text.join("; ");
+        let reached = !["refused", "unreachable", "No route", "resolve", "not supported", "lookup"]
+            .iter()
+            .any(|word| text.contains(word));
+        if self.private && reached {
+            return format!("the handshake failed ({text}): the other side may use another swarm key, or none");
+        }
+        text
+    }
+
+    fn addresses(&self) -> Vec<Multiaddr> {
+        let peer = *self.swarm.local_peer_id();
+        let mut all: Vec<Multiaddr> = Vec::new();
+        for address in self.announce.iter().chain(self.swarm.listeners()) {
+            let address = match address.clone().with_p2p(peer) {
+                Ok(full) | Err(full) => full,
+            };
+            if !all.contains(&address) {
+                all.push(address);
+            }
+        }
+        all
+    }
+
+    fn peers(&self) -> Vec<Peer> {
+        let exchange = &self.swarm.behaviour().exchange;
+        let peer = |(id, connected): (&PeerId, &Connected)| {
+            let (received_bytes, sent_bytes) = exchange.traffic(id);
+            Peer {
+                id: *id,
+                address: connected.address.clone(),
+                agent: connected.agent.clone(),
+                received_bytes,
+                sent_bytes,
+            }
+        };
+        self.peers.iter().map(peer).collect()
+    }
+}
+
+fn listen_error(address: &Multiaddr, error: TransportError<std::io::Error>) -> StartError {
+    match error {
+        TransportError::MultiaddrNotSupported(address) => StartError::Unsupported { address },
+        TransportError::Other(source) => StartError::Listen { address: address.clone(), source: innermost(source) },
+    }
+}
+
+/// Transports wrap the system's error several times; its kind is in the innermost.
+fn innermost(error: std::io::Error) -> std::io::Error {
+    let mut kind = error.kind();
+    let text = flat(&error);
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(inner) = source {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>()
+            && io.kind() != std::io::ErrorKind::Other
+        {
+            kind = io.kind();
+        }
+        source = inner.source();
+    }
+    if kind == std::io::ErrorKind::Other && text.contains("in use") {
+        kind = std::io::ErrorKind::AddrInUse;
+    }
+    std::io::Error::new(kind, text)
+}
+
+/// An error with its causes on one line, each said once.
+fn flat(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = inner.source();
+    }
+    text.replace('\n', " ")
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
