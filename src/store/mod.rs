@@ -1,140 +1,281 @@
-//! The index of what this node has, and the users' files in which it lies.
+//! What this node has: the index of blocks, and the users' files in which their bytes lie.
+//!
+//! A leaf's bytes stay in the user's file; the index refers to them. Inner nodes, and blocks that belong to no file, are
+//! in the index itself. Everything here blocks: callers run it on threads of their own.
+//!
+//! # What a crash may lose
+//!
+//! A file's life is a line of commits, each of which is whole or absent after a crash:
+//!
+//! - *Planning*: references go in by bounded transactions. [`Store::activate`] ends it; a crash before that removes the
+//!   file from the index at the next open, and its `NAME.part` if we made one.
+//! - *Partial*: an epoch makes leaves durable, then sets their bits in one commit ([`Writer::commit_epoch`]). A crash loses
+//!   leaves since the last epoch, never the truth of a bit.
+//! - *Finishing*: from the last epoch, over the rename, to *Complete*; the next open looks which name exists.
+//! - *Forgetting*: references go out by bounded transactions; the next open goes on with it.
+//!
+//! # What it does not do
+//!
+//! It never hashes on the way in: whoever adds references or writes leaves holds the proof. On the way out it hashes only
+//! what lies in a file that is not what it was. It deletes no user's file, and overwrites none.
 
 mod error;
 mod file;
+mod files;
+mod index;
+mod live;
+mod lock;
+mod recover;
+mod serve;
 mod types;
 
-use std::ops::Range;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 
 use crate::block::{Block, Cid, Multihash};
+use file::disk::{Disk, SystemDisk};
+use file::pool::Pool;
+use index::Index;
+use index::tables::{self, META_NEXT_FILE, META_NEXT_JOB, Tables, corrupt};
+use live::Live;
+use lock::RepoLock;
+use serve::Handles;
 
 pub use error::{StoreError, WriteError};
-pub use types::*;
+pub use file::part::{Preflight, part_path, preflight};
+pub use file::source::SourceFile;
+pub use file::writer::Writer;
+pub use types::{
+    Activation, Affixes, EXTENT_LEAVES, FileId, FileIdentity, FileRecord, FileState, LeafPlace, NewFile, Options,
+    Preallocate, ReaderKind, RootRecord, Stamp,
+};
 
-/// Handle
+/// Bytes of nodes that one transaction takes at most, so that its pages stay few.
+const NODES_BYTES_PER_COMMIT: usize = 8 << 20;
+
+/// A repository's index and the files it refers to. Clones are the same store; it closes with the last of them.
 #[derive(Debug, Clone)]
-pub struct Store;
+pub struct Store {
+    inner: Arc<Inner>,
+}
 
-#[expect(missing_docs, clippy::unused_self, reason = "signatures first")]
+#[derive(Debug)]
+struct Inner {
+    index: Index,
+    disk: Arc<dyn Disk>,
+    options: Options,
+    files: RwLock<BTreeMap<FileId, Arc<Live>>>,
+    handles: Handles,
+    pool: Arc<Pool>,
+    /// Dropped last: nobody else may open the index before it is closed.
+    _lock: RepoLock,
+}
 
 impl Store {
-    /// Opens (or makes) the index in `dir/index`, takes `dir/lock`, settles what a crash left.
-    pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> { unimplemented!() }
+    /// Opens the index in `dir/index`, or makes it, and settles what a crash left behind. Holds `dir/lock` until the last
+    /// clone is dropped.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`], [`StoreError::NewerFormat`], [`StoreError::NetworkFileSystem`], and what the disk says.
+    pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
+        Self::open_on(dir, options, Arc::new(SystemDisk))
+    }
 
-    // --- nodes: inner nodes and blocks that belong to no file
-    pub fn put_nodes(&self, blocks: &[Block]) -> Result<(), StoreError> { unimplemented!() }
-    pub fn node(&self, multihash: &Multihash) -> Result<Option<Bytes>, StoreError> { unimplemented!() }
+    fn open_on(dir: &Path, options: Options, disk: Arc<dyn Disk>) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(dir).map_err(StoreError::io(dir))?;
+        if let Some(kind) = file::platform::network_file_system(dir).map_err(StoreError::io(dir))? {
+            return Err(StoreError::NetworkFileSystem { path: dir.into(), kind });
+        }
+        let lock = RepoLock::take(dir)?;
+        let index = Index::open(&dir.join("index"), options.map_bytes, Arc::clone(&disk))?;
+        let files = recover::recover(&index)?;
+        let handles = Handles::new(&options);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                index,
+                disk,
+                options,
+                files: RwLock::new(files),
+                handles,
+                pool: Arc::default(),
+                _lock: lock,
+            }),
+        })
+    }
 
-    // --- files
-    /// A file that is being added (state Planning). `NewFile::in_place(&source)` makes the spec.
-    pub fn register(&self, spec: &NewFile) -> Result<FileId, StoreError> { unimplemented!() }
-    /// Makes `final_path` + ".part" (create_new) of `len` bytes and registers it (state Planning): crash-safe order.
-    pub fn create_part(&self, root: &Cid, final_path: &Path, len: u64, policy: Preallocate) -> Result<FileId, WriteError> { unimplemented!() }
-    pub fn put_refs(&self, file: FileId, refs: &mut Vec<(Multihash, LeafPlace)>) -> Result<u64, StoreError> { unimplemented!() }
-    /// Planning → Partial (a part) or Complete (an added file); root entry in the same commit.
-    pub fn activate(&self, file: FileId, activation: Activation<'_>) -> Result<(), StoreError> { unimplemented!() }
-    /// Forgets every file of a root; returns what they were. Deletes no file from the disk.
-    pub fn forget(&self, root: &Cid) -> Result<Vec<FileRecord>, StoreError> { unimplemented!() }
-    pub fn forget_file(&self, file: FileId) -> Result<Option<FileRecord>, StoreError> { unimplemented!() }
-    pub fn files(&self) -> Vec<FileRecord> { unimplemented!() }
-    pub fn file(&self, file: FileId) -> Option<FileRecord> { unimplemented!() }
-    pub fn extents(&self, file: FileId) -> Result<Vec<u64>, StoreError> { unimplemented!() }
-    pub fn roots(&self) -> Result<Vec<RootRecord>, StoreError> { unimplemented!() }
-    pub fn root(&self, cid: &Cid) -> Result<Option<RootRecord>, StoreError> { unimplemented!() }
+    /// Keeps blocks that lie in no file. Durable when it returns; large lots go in several commits.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] or what the index says; some of the blocks may be in by then.
+    pub fn put_nodes(&self, blocks: &[Block]) -> Result<(), StoreError> {
+        let mut rest = blocks;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fit = rest.iter().take_while(|block| {
+                bytes += block.bytes().len();
+                bytes <= NODES_BYTES_PER_COMMIT
+            });
+            let (now, later) = rest.split_at(fit.count().max(1));
+            self.inner.index.write(|txn, tables| {
+                for block in now {
+                    tables.nodes.put(txn, &tables::multihash_key(block.cid().hash()), block.bytes())?;
+                }
+                Ok(())
+            })?;
+            rest = later;
+        }
+        self.inner.index.release_pages();
+        Ok(())
+    }
 
-    // --- lookup and serving
-    pub fn has(&self, multihash: &Multihash) -> Result<Option<u32>, StoreError> { unimplemented!() }
-    pub fn read(&self, multihash: &Multihash) -> Result<Option<Bytes>, StoreError> { unimplemented!() }
-    /// Live places only.
-    pub fn places(&self, multihash: &Multihash) -> Result<Vec<LeafPlace>, StoreError> { unimplemented!() }
-    /// File bytes at a place (without affixes), not checked by hash.
-    pub fn read_range(&self, file: FileId, offset: u64, out: &mut [u8]) -> Result<(), StoreError> { unimplemented!() }
+    /// The bytes of a block that lies in no file.
+    ///
+    /// # Errors
+    /// What the index says.
+    pub fn node(&self, multihash: &Multihash) -> Result<Option<Bytes>, StoreError> {
+        self.inner.index.read(|txn, tables| {
+            Ok(tables.nodes.get(txn, &tables::multihash_key(multihash))?.map(Bytes::copy_from_slice))
+        })
+    }
 
-    // --- pulling
-    pub fn writer(&self, file: FileId) -> Result<Writer, StoreError> { unimplemented!() }
+    /// Every root, in the order of the CIDs' bytes.
+    ///
+    /// # Errors
+    /// What the index says.
+    pub fn roots(&self) -> Result<Vec<RootRecord>, StoreError> {
+        self.inner.index.read(|txn, tables| {
+            let mut roots = Vec::new();
+            for entry in tables.roots.iter(txn)? {
+                let (key, value) = entry?;
+                let cid = Cid::try_from(key).map_err(|e| corrupt(format!("a root's CID: {e}")))?;
+                let (size, files) = tables::root_of_value(value)?;
+                roots.push(RootRecord { cid, size, files });
+            }
+            Ok(roots)
+        })
+    }
 
-    // --- jobs
-    pub fn next_job_id(&self) -> Result<u64, StoreError> { unimplemented!() }
-    pub fn put_job(&self, id: u64, job: &[u8]) -> Result<(), StoreError> { unimplemented!() }
-    pub fn delete_job(&self, id: u64) -> Result<bool, StoreError> { unimplemented!() }
-    pub fn jobs(&self) -> Result<Vec<(u64, Vec<u8>)>, StoreError> { unimplemented!() }
+    /// A root and the files that hold it.
+    ///
+    /// # Errors
+    /// What the index says.
+    pub fn root(&self, cid: &Cid) -> Result<Option<RootRecord>, StoreError> {
+        self.inner.index.read(|txn, tables| match tables.roots.get(txn, &cid.to_bytes())? {
+            None => Ok(None),
+            Some(value) => {
+                let (size, files) = tables::root_of_value(value)?;
+                Ok(Some(RootRecord { cid: *cid, size, files }))
+            }
+        })
+    }
 
-    /// Bytes of the index on the disk.
-    pub fn reference(&self, m: &Multihash, f: FileId) -> Result<Option<LeafPlace>, StoreError> { unimplemented!() }
-    pub fn adopt_existing(&self, root: &Cid, path: &Path, len: u64) -> Result<FileId, WriteError> { unimplemented!() }
-    pub fn is_present(&self, f: FileId, leaf: u64) -> Result<bool, StoreError> { unimplemented!() }
-    pub fn index_bytes(&self) -> u64 { unimplemented!() }
-}
-
-/// Space, largest file, sparse support, checked before a pull starts.
-#[derive(Debug, Clone, Copy)]
-pub struct Preflight {
-    /// Free bytes for us on that disk.
-    pub free_bytes: u64,
-    /// Whether the file system has sparse files.
-    pub sparse: bool,
-    /// The largest file that it can hold, if that is a limit worth naming.
-    pub file_bytes_max: Option<u64>,
-}
-
-/// Checks that a file of `len` bytes can be made at `final_path`.
-pub fn preflight(final_path: &Path, len: u64) -> Result<Preflight, WriteError> { let _ = (final_path, len); unimplemented!() }
-
-pub fn free_bytes(p: &Path) -> std::io::Result<u64> { unimplemented!() }
-pub fn resident_bytes(p: &Path) -> std::io::Result<u64> { unimplemented!() }
-/// A file that is being added.
-#[derive(Debug)]
-pub struct SourceFile;
-
-#[expect(missing_docs, reason = "signatures first")]
-
-impl SourceFile {
-    /// Regular files only (symbolic links are followed); the path is made absolute.
-    pub fn open(path: &Path) -> Result<Self, StoreError> { unimplemented!() }
-    pub fn path(&self) -> &Path { unimplemented!() }
-    pub fn len(&self) -> u64 { unimplemented!() }
-    pub fn is_hole(&self, a: u64, b: u64) -> bool { unimplemented!() }
-    pub fn is_empty(&self) -> bool { unimplemented!() }
-    pub fn stamp(&self) -> Stamp { unimplemented!() }
-    /// Exactly `out.len()` bytes at `offset`; a file that has become shorter is `StoreError::Changed`. From any thread.
-    pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), StoreError> { unimplemented!() }
-    /// The range has been hashed: its pages may leave the page cache if it was us who brought them in.
-    pub fn release(&self, range: Range<u64>) { unimplemented!() }
-    /// Errors with `Changed` if length, mtime or identity are not what they were at open.
-    pub fn unchanged(&self) -> Result<(), StoreError> { unimplemented!() }
-}
-
-impl NewFile {
-    /// Spec for adding a file where it lies.
+    /// Every file that the index knows, in the order of their numbers.
     #[must_use]
-    pub fn in_place(source: &SourceFile) -> Self { let _ = source; unimplemented!() }
+    pub fn files(&self) -> Vec<FileRecord> {
+        self.inner.live().values().map(|live| live.record()).collect()
+    }
+
+    /// One file.
+    #[must_use]
+    pub fn file(&self, file: FileId) -> Option<FileRecord> {
+        self.inner.find(file).map(|live| live.record())
+    }
+
+    /// Offset in bytes of every [`EXTENT_LEAVES`]th leaf of an activated file.
+    ///
+    /// # Errors
+    /// What the index says.
+    pub fn extents(&self, file: FileId) -> Result<Vec<u64>, StoreError> {
+        self.inner.index.read(|txn, tables| match tables.extents.get(txn, &tables::file_key(file))? {
+            None => Ok(Vec::new()),
+            Some(value) => tables::extents_of_value(value),
+        })
+    }
+
+    /// A number for a new job, never given before.
+    ///
+    /// # Errors
+    /// What the index says.
+    pub fn next_job_id(&self) -> Result<u64, StoreError> {
+        self.inner.index.write(|txn, tables| next_number(txn, tables, META_NEXT_JOB))
+    }
+
+    /// Keeps a job, in place of what was kept under that number.
+    ///
+    /// # Errors
+    /// What the index says.
+    pub fn put_job(&self, id: u64, job: &[u8]) -> Result<(), StoreError> {
+        self.inner.index.write(|txn, tables| Ok(tables.jobs.put(txn, &id.to_be_bytes(), job)?))
+    }
+
+    /// Forgets a job; true if it was there.
+    ///
+    /// # Errors
+    /// What the index says.
+    pub fn delete_job(&self, id: u64) -> Result<bool, StoreError> {
+        self.inner.index.write(|txn, tables| Ok(tables.jobs.delete(txn, &id.to_be_bytes())?))
+    }
+
+    /// Every job, in the order of their numbers.
+    ///
+    /// # Errors
+    /// What the index says.
+    pub fn jobs(&self) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        self.inner.index.read(|txn, tables| {
+            let mut jobs = Vec::new();
+            for entry in tables.jobs.iter(txn)? {
+                let (key, job) = entry?;
+                let id = key.try_into().map(u64::from_be_bytes).map_err(|_| corrupt("a job's key"))?;
+                jobs.push((id, job.to_vec()));
+            }
+            Ok(jobs)
+        })
+    }
+
+    /// Bytes that the index takes on its disk.
+    #[must_use]
+    pub fn index_bytes(&self) -> u64 {
+        self.inner.index.used_bytes()
+    }
 }
 
-/// Writes the leaves of one partial file. All methods from any thread.
-#[derive(Debug)]
-pub struct Writer;
+impl Inner {
+    fn live(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<FileId, Arc<Live>>> {
+        self.files.read().unwrap_or_else(PoisonError::into_inner)
+    }
 
-#[expect(missing_docs, reason = "signatures first")]
+    fn find(&self, file: FileId) -> Option<Arc<Live>> {
+        self.live().get(&file).cloned()
+    }
 
-impl Writer {
-    pub fn adopt(&self, leaf: u64, len: u32) -> Result<(), WriteError> { unimplemented!() }
-    pub fn file(&self) -> FileId { unimplemented!() }
-    pub fn leaves(&self) -> u64 { unimplemented!() }
-    pub fn present(&self) -> u64 { unimplemented!() }
-    /// Written (durable or not yet).
-    pub fn has(&self, leaf: u64) -> bool { unimplemented!() }
-    /// Leaves of `range` that are not there, in order.
-    pub fn missing(&self, range: Range<u64>) -> impl Iterator<Item = u64> + '_ { std::iter::empty() }
-    /// How many leaves of `range` are not there.
-    pub fn missing_count(&self, range: Range<u64>) -> u64 { unimplemented!() }
-    /// Returns false if the leaf was there already (nothing is written then).
-    pub fn write(&self, leaf: u64, offset: u64, data: &[u8]) -> Result<bool, WriteError> { unimplemented!() }
-    pub fn unsynced_bytes(&self) -> u64 { unimplemented!() }
-    /// Data durable, then one commit of bits, then the pages of what was written are let go.
-    pub fn commit_epoch(&self) -> Result<(), WriteError> { unimplemented!() }
-    /// Last epoch, rename to the final name without overwriting, state Complete.
-    pub fn finish(&self) -> Result<(), WriteError> { unimplemented!() }
+    fn insert(&self, live: Arc<Live>) {
+        self.files.write().unwrap_or_else(PoisonError::into_inner).insert(live.id, live);
+    }
+
+    fn remove(&self, file: FileId) -> Option<Arc<Live>> {
+        self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&file)
+    }
+}
+
+/// Counts up a number of `meta`; the first is 1.
+fn next_number(txn: &mut heed::RwTxn<'_>, tables: &Tables, name: &str) -> Result<u64, StoreError> {
+    let last = match tables.meta.get(txn, name)? {
+        None => 0,
+        Some(bytes) => bytes.try_into().map(u64::from_be_bytes).map_err(|_| corrupt(name))?,
+    };
+    let next = last + 1;
+    tables.meta.put(txn, name, &next.to_be_bytes())?;
+    Ok(next)
+}
+
+/// A number for a new file.
+fn next_file(txn: &mut heed::RwTxn<'_>, tables: &Tables) -> Result<FileId, StoreError> {
+    let number = next_number(txn, tables, META_NEXT_FILE)?;
+    u32::try_from(number).map(FileId).map_err(|_| corrupt("2³² files have been added"))
 }

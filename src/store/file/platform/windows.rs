@@ -1,3 +1,217 @@
-//! windows
-/// Address space
+//! Files and file systems on Windows. Sibling of `unix.rs`: the same functions, the same meaning.
+//!
+//! There is no guard for mapped bytes here, so [`MMAP_GUARDED`] is false and files are read by positioned reads.
+#![allow(unsafe_code, reason = "sparse files, allocation and file identities have no safe interface")]
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::ops::Range;
+use std::os::windows::ffi::{OsStrExt, OsStringExt};
+use std::os::windows::fs::FileExt;
+use std::os::windows::io::AsRawHandle;
+use std::path::{Path, PathBuf};
+use std::ptr::{null, null_mut};
+use std::sync::atomic::AtomicBool;
+
+use windows_sys::Win32::Storage::FileSystem::{
+    BY_HANDLE_FILE_INFORMATION, FILE_ALLOCATION_INFO, FileAllocationInfo, GetDiskFreeSpaceExW, GetDriveTypeW,
+    GetFileInformationByHandle, GetVolumeInformationW, GetVolumePathNameW, MOVEFILE_WRITE_THROUGH, MoveFileExW,
+    SetFileInformationByHandle,
+};
+use windows_sys::Win32::System::IO::DeviceIoControl;
+use windows_sys::Win32::System::Ioctl::FSCTL_SET_SPARSE;
+
+use crate::store::{FileIdentity, Stamp};
+
+/// Address space that the index begins with. The data file is as long as the map here, so it grows in steps.
 pub(crate) const MAP_BYTES: usize = 64 << 20;
+/// Whether [`guarded_copy`] works, so that mapped windows may be used.
+pub(crate) const MMAP_GUARDED: bool = false;
+
+/// winbase.h
+const DRIVE_REMOTE: u32 = 4;
+/// winnt.h
+const FILE_SUPPORTS_SPARSE_FILES: u32 = 0x40;
+/// Between 1601, where Windows counts from, and 1970, in units of 100 ns.
+const EPOCH_DIFFERENCE: i64 = 116_444_736_000_000_000;
+
+pub(crate) fn path_to_bytes(path: &Path) -> Vec<u8> {
+    path.as_os_str().encode_wide().flat_map(u16::to_le_bytes).collect()
+}
+
+pub(crate) fn path_from_bytes(bytes: &[u8]) -> Option<PathBuf> {
+    let (units, []) = bytes.as_chunks::<2>() else { return None };
+    let wide: Vec<u16> = units.iter().map(|unit| u16::from_le_bytes(*unit)).collect();
+    Some(PathBuf::from(OsString::from_wide(&wide)))
+}
+
+pub(crate) fn stamp(file: &File) -> io::Result<Stamp> {
+    // SAFETY: all-zero is a valid value of this plain structure, and the handle is open.
+    let info = unsafe {
+        let mut info: BY_HANDLE_FILE_INFORMATION = zeroed();
+        check(GetFileInformationByHandle(file.as_raw_handle(), &raw mut info))?;
+        info
+    };
+    let wide = |high: u32, low: u32| (u64::from(high) << 32) | u64::from(low);
+    let written = wide(info.ftLastWriteTime.dwHighDateTime, info.ftLastWriteTime.dwLowDateTime);
+    Ok(Stamp {
+        identity: FileIdentity {
+            device: u64::from(info.dwVolumeSerialNumber),
+            inode: u128::from(wide(info.nFileIndexHigh, info.nFileIndexLow)),
+        },
+        len: wide(info.nFileSizeHigh, info.nFileSizeLow),
+        mtime_ns: i64::try_from(written).unwrap_or(i64::MAX).saturating_sub(EPOCH_DIFFERENCE).saturating_mul(100),
+    })
+}
+
+pub(crate) fn stamp_at(path: &Path) -> io::Result<Stamp> {
+    stamp(&File::open(path)?)
+}
+
+pub(crate) fn read_exact_at(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result<()> {
+    while !out.is_empty() {
+        match file.seek_read(out, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                offset += n as u64;
+                out = out.get_mut(n..).unwrap_or_default();
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn write_all_at(file: &File, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
+    while !data.is_empty() {
+        match file.seek_write(data, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => {
+                offset += n as u64;
+                data = data.get(n..).unwrap_or_default();
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Files have holes only when they are told so.
+pub(crate) fn set_sparse(file: &File) -> io::Result<()> {
+    let mut returned = 0;
+    // SAFETY: this control code takes no input and gives no output; the handle is open.
+    check(unsafe {
+        DeviceIoControl(file.as_raw_handle(), FSCTL_SET_SPARSE, null(), 0, null_mut(), 0, &raw mut returned, null_mut())
+    })
+}
+
+/// Takes the space of the whole file.
+pub(crate) fn allocate(file: &File, len: u64) -> io::Result<()> {
+    let info = FILE_ALLOCATION_INFO { AllocationSize: i64::try_from(len).unwrap_or(i64::MAX) };
+    let size = u32::try_from(size_of::<FILE_ALLOCATION_INFO>()).unwrap_or(u32::MAX);
+    // SAFETY: the structure is the one that this class takes, and the size is its own.
+    check(unsafe {
+        SetFileInformationByHandle(file.as_raw_handle(), FileAllocationInfo, (&raw const info).cast(), size)
+    })
+}
+
+/// The system trims its cache by itself.
+pub(crate) fn drop_cache(_file: &File, _range: &Range<u64>) {}
+
+pub(crate) fn resident_pages(_mapping: &[u8]) -> Vec<bool> {
+    Vec::new()
+}
+
+pub(crate) fn mostly_resident(_file: &File, _range: &Range<u64>) -> bool {
+    true
+}
+
+pub(crate) fn will_need(_mapping: &[u8]) {}
+
+pub(crate) fn populate(_mapping: &[u8]) {}
+
+pub(crate) fn release_mapping(_path: &Path) {}
+
+/// Renames and never overwrites.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    let (from, to) = (wide(from), wide(to));
+    // SAFETY: both are strings that end with a zero.
+    check(unsafe { MoveFileExW(from.as_ptr(), to.as_ptr(), MOVEFILE_WRITE_THROUGH) })
+}
+
+/// The rename was written through already.
+#[expect(clippy::unnecessary_wraps, reason = "its sibling can fail")]
+pub(crate) fn sync_dir(_dir: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// What a disk has room for.
+#[derive(Debug)]
+pub(crate) struct Space {
+    pub(crate) free_bytes: u64,
+    pub(crate) sparse: bool,
+    pub(crate) file_bytes_max: Option<u64>,
+}
+
+pub(crate) fn space(dir: &Path) -> io::Result<Space> {
+    let root = volume(dir)?;
+    let path = wide(dir);
+    let (mut free, mut flags, mut name) = (0_u64, 0_u32, [0_u16; 32]);
+    // SAFETY: the paths end with a zero, `name` has the length that is given, and unused outputs may be null.
+    unsafe {
+        check(GetDiskFreeSpaceExW(path.as_ptr(), &raw mut free, null_mut(), null_mut()))?;
+        check(GetVolumeInformationW(
+            root.as_ptr(),
+            null_mut(),
+            0,
+            null_mut(),
+            null_mut(),
+            &raw mut flags,
+            name.as_mut_ptr(),
+            32,
+        ))?;
+    }
+    let name = String::from_utf16_lossy(&name);
+    let fat = name.starts_with("FAT");
+    Ok(Space {
+        free_bytes: free,
+        sparse: flags & FILE_SUPPORTS_SPARSE_FILES != 0,
+        file_bytes_max: fat.then_some(u64::from(u32::MAX)),
+    })
+}
+
+/// The kind of network file system that a folder is on.
+pub(crate) fn network_file_system(dir: &Path) -> io::Result<Option<&'static str>> {
+    let root = volume(dir)?;
+    // SAFETY: a string that ends with a zero.
+    let kind = unsafe { GetDriveTypeW(root.as_ptr()) };
+    Ok((kind == DRIVE_REMOTE).then_some("network drive"))
+}
+
+/// Never called, since [`MMAP_GUARDED`] is false.
+///
+/// # Safety
+/// None is needed.
+pub(crate) unsafe fn guarded_copy(_source: *const u8, _out: &mut [u8], _poisoned: &AtomicBool) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+fn volume(path: &Path) -> io::Result<Vec<u16>> {
+    let path = wide(path);
+    let mut root = vec![0_u16; 1024];
+    // SAFETY: the path ends with a zero, and the buffer has the length that is given.
+    check(unsafe { GetVolumePathNameW(path.as_ptr(), root.as_mut_ptr(), 1024) })?;
+    Ok(root)
+}
+
+fn wide(path: &Path) -> Vec<u16> {
+    path.as_os_str().encode_wide().chain([0]).collect()
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

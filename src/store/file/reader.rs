@@ -1,0 +1,306 @@
+//! Reading users' files on behalf of others: bounded windows mapped over them, or positioned reads.
+//!
+//! Owns the windows and their budget. Invariants: no more than the budget is mapped (plus what is being copied at this
+//! moment); a window's bytes are only touched inside the platform's guard, so that a file cut short under us costs one
+//! block and not the process; a window that leaves takes the pages that it brought into the page cache with it, and no
+//! others. Whether the bytes are the right ones is not known here.
+#![allow(unsafe_code, reason = "a mapping of a file that others may change is unsafe; the guard makes it bearable")]
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use memmap2::{Mmap, MmapOptions};
+
+use super::platform;
+use crate::store::FileId;
+
+/// A file that has been opened and found to be what it should be.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    pub(crate) id: FileId,
+    pub(crate) file: File,
+    /// Its length when it was checked, in bytes.
+    pub(crate) len: u64,
+    /// We are writing it: all of its pages are in memory because of us.
+    pub(crate) ours: bool,
+}
+
+/// A way to read.
+pub(crate) trait Reader: Send + Sync + std::fmt::Debug {
+    /// Fills `out` from `offset`. [`io::ErrorKind::UnexpectedEof`] when the file ends before that.
+    fn read(&self, file: &Arc<OpenFile>, offset: u64, out: &mut [u8]) -> io::Result<()>;
+    /// Lets go of everything that belongs to the file.
+    fn forget(&self, file: FileId);
+}
+
+/// Positioned reads: the kernel copies, nothing is mapped.
+#[derive(Debug)]
+pub(crate) struct PreadReader;
+
+impl Reader for PreadReader {
+    fn read(&self, file: &Arc<OpenFile>, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        platform::read_exact_at(&file.file, offset, out)
+    }
+
+    fn forget(&self, _file: FileId) {}
+}
+
+/// Mapped windows, the least recently used one leaving first.
+#[derive(Debug)]
+pub(crate) struct MmapReader {
+    window_bytes: u64,
+    bytes_max: u64,
+    windows: Mutex<Windows>,
+}
+
+#[derive(Debug, Default)]
+struct Windows {
+    by_place: HashMap<(FileId, u64), Slot>,
+    bytes: u64,
+    /// Counts uses, to know which window was not used for longest.
+    uses: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    window: Arc<Window>,
+    used: u64,
+}
+
+#[derive(Debug)]
+struct Window {
+    /// `None` only while it is being dropped.
+    mapping: Option<Mmap>,
+    file: Arc<OpenFile>,
+    start: u64,
+    /// Pages that were in the page cache before us; empty when all of them are ours.
+    resident: Vec<bool>,
+    /// Set when the file ended inside of the mapping.
+    poisoned: AtomicBool,
+}
+
+impl MmapReader {
+    pub(crate) fn new(window_bytes: u64, bytes_max: u64) -> Self {
+        assert!(window_bytes.is_power_of_two() && window_bytes >= 1 << 16, "windows are powers of two from 64 KiB");
+        Self { window_bytes, bytes_max: bytes_max.max(window_bytes), windows: Mutex::default() }
+    }
+
+    fn window(&self, file: &Arc<OpenFile>, number: u64) -> io::Result<Arc<Window>> {
+        let key = (file.id, number);
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        windows.uses += 1;
+        let used = windows.uses;
+        if let Some(slot) = windows.by_place.get_mut(&key)
+            && Arc::ptr_eq(&slot.window.file, file)
+            && !slot.window.poisoned.load(Ordering::SeqCst)
+        {
+            slot.used = used;
+            return Ok(Arc::clone(&slot.window));
+        }
+        // Mapping under the lock keeps the budget exact and two threads from mapping the same; it is a few microseconds.
+        let window = Arc::new(Window::map(file, number * self.window_bytes, self.window_bytes)?);
+        let mut leaving = Vec::new();
+        windows.bytes += window.len();
+        if let Some(old) = windows.by_place.insert(key, Slot { window: Arc::clone(&window), used }) {
+            windows.bytes -= old.window.len();
+            leaving.push(old);
+        }
+        while windows.bytes > self.bytes_max {
+            let oldest = windows.by_place.iter().filter(|(k, _)| **k != key).min_by_key(|(_, slot)| slot.used);
+            let Some(oldest) = oldest.map(|(k, _)| *k) else { break };
+            if let Some(old) = windows.by_place.remove(&oldest) {
+                windows.bytes -= old.window.len();
+                leaving.push(old);
+            }
+        }
+        drop(windows);
+        // Unmapping and dropping pages takes long; nobody waits for it.
+        drop(leaving);
+        Ok(window)
+    }
+
+    #[cfg(test)]
+    fn mapped_bytes(&self) -> u64 {
+        self.windows.lock().unwrap().bytes
+    }
+}
+
+impl Reader for MmapReader {
+    fn read(&self, file: &Arc<OpenFile>, mut offset: u64, mut out: &mut [u8]) -> io::Result<()> {
+        let end = offset.checked_add(out.len() as u64);
+        if end.is_none_or(|end| end > file.len) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        while !out.is_empty() {
+            let window = self.window(file, offset / self.window_bytes)?;
+            let within = offset - window.start;
+            let take = usize::try_from(window.len() - within).unwrap_or(usize::MAX).min(out.len());
+            let (now, rest) = out.split_at_mut(take);
+            if let Err(e) = window.copy(within, now) {
+                self.forget(file.id);
+                return Err(e);
+            }
+            offset += take as u64;
+            out = rest;
+        }
+        Ok(())
+    }
+
+    fn forget(&self, file: FileId) {
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let leaving: Vec<Slot> = windows.by_place.extract_if(|(id, _), _| *id == file).map(|(_, slot)| slot).collect();
+        windows.bytes -= leaving.iter().map(|slot| slot.window.len()).sum::<u64>();
+        drop(windows);
+        drop(leaving);
+    }
+}
+
+impl Window {
+    fn map(file: &Arc<OpenFile>, start: u64, bytes: u64) -> io::Result<Self> {
+        let len = usize::try_from(bytes.min(file.len - start)).map_err(io::Error::other)?;
+        // SAFETY: the mapping is only read by `copy`, inside the guard, into memory of its own; that somebody else may
+        // change the file meanwhile makes the copied bytes wrong (whoever receives them hashes them), not the program.
+        let mapping = unsafe { MmapOptions::new().offset(start).len(len).map(&file.file) }?;
+        let resident = if file.ours { Vec::new() } else { platform::resident_pages(&mapping) };
+        Ok(Self { mapping: Some(mapping), file: Arc::clone(file), start, resident, poisoned: AtomicBool::new(false) })
+    }
+
+    fn mapping(&self) -> &Mmap {
+        self.mapping.as_ref().expect("the mapping is only taken by drop")
+    }
+
+    fn len(&self) -> u64 {
+        self.mapping().len() as u64
+    }
+
+    fn copy(&self, within: u64, out: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(within).map_err(io::Error::other)?;
+        let source = self.mapping().get(start..).and_then(|rest| rest.get(..out.len()));
+        let source = source.ok_or(io::ErrorKind::UnexpectedEof)?;
+        platform::will_need(source);
+        platform::populate(source);
+        // SAFETY: `source` lies in this window's mapping, which `self` keeps alive, begins at a page, and is read
+        // nowhere else.
+        unsafe { platform::guarded_copy(source.as_ptr(), out, &self.poisoned) }?;
+        if self.poisoned.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        let len = self.len();
+        // Pages that are still mapped would stay.
+        drop(self.mapping.take());
+        if self.resident.is_empty() {
+            platform::drop_cache(&self.file.file, &(self.start..self.start + len));
+            return;
+        }
+        let page = len.div_ceil(self.resident.len() as u64).next_power_of_two();
+        let mut at = 0;
+        for run in self.resident.chunk_by(|a, b| a == b) {
+            let end = at + run.len() as u64 * page;
+            if run.first() == Some(&false) {
+                platform::drop_cache(&self.file.file, &(self.start + at..self.start + end.min(len)));
+            }
+            at = end;
+        }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    fn open(path: &std::path::Path) -> Arc<OpenFile> {
+        let file = File::open(path).unwrap();
+        let len = file.metadata().unwrap().len();
+        Arc::new(OpenFile { id: FileId(1), file, len, ours: false })
+    }
+
+    fn pattern(offset: u64, len: usize) -> Vec<u8> {
+        (offset..offset + len as u64).map(|i| (i * 31 + i / 255) as u8).collect()
+    }
+
+    #[test]
+    fn both_readers_give_the_file_whatever_the_window() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let content = pattern(0, 1_000_003);
+        std::fs::write(&path, &content).unwrap();
+        let file = open(&path);
+        let mmap = MmapReader::new(1 << 16, 1 << 18);
+        for (offset, len) in [(0, 10), (65_530, 20), (0, 1_000_003), (1_000_002, 1), (131_072, 65_536), (5, 0)] {
+            for reader in [&mmap as &dyn Reader, &PreadReader] {
+                let mut out = vec![0; len];
+                reader.read(&file, offset as u64, &mut out).unwrap();
+                assert!(out == content[offset..offset + len], "{reader:?} {offset} {len}");
+            }
+        }
+        assert!(mmap.mapped_bytes() <= 1 << 18);
+        for reader in [&mmap as &dyn Reader, &PreadReader] {
+            let past = reader.read(&file, 1_000_000, &mut [0; 4]);
+            assert_eq!(past.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        }
+        mmap.forget(FileId(1));
+        assert_eq!(mmap.mapped_bytes(), 0);
+    }
+
+    #[test]
+    fn truncating_a_mapped_file_under_load_costs_blocks_and_not_the_process() {
+        const LEN: usize = 4 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let content = pattern(0, LEN);
+        let reader = MmapReader::new(1 << 20, 16 << 20);
+        let (mut good, mut refused) = (0, 0);
+        for round in 0..30 {
+            std::fs::write(&path, &content).unwrap();
+            let file = open(&path);
+            thread::scope(|scope| {
+                let readers: Vec<_> = (0..4)
+                    .map(|t| {
+                        let (reader, file, content) = (&reader, &file, &content);
+                        scope.spawn(move || {
+                            let (mut good, mut refused) = (0_u32, 0_u32);
+                            let mut out = vec![0; 300_000];
+                            for i in 0..60 {
+                                let offset = ((t * 7919 + i * 104_729) * 4099) % (LEN - out.len());
+                                match reader.read(file, offset as u64, &mut out) {
+                                    // What was beyond the new end when the file was cut may have become zeros within
+                                    // the last page; whole pages of zeros are never handed out as content.
+                                    Ok(()) => {
+                                        let differ = out.iter().zip(&content[offset..]).filter(|(a, b)| a != b).count();
+                                        assert!(differ < 4096, "{differ} bytes of {offset} differ");
+                                        good += 1;
+                                    }
+                                    Err(e) => {
+                                        assert_eq!(e.kind(), io::ErrorKind::UnexpectedEof);
+                                        refused += 1;
+                                    }
+                                }
+                            }
+                            (good, refused)
+                        })
+                    })
+                    .collect();
+                let cut = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+                cut.set_len((round * 137_000) % LEN as u64).unwrap();
+                for reader in readers {
+                    let (g, r) = reader.join().unwrap();
+                    good += g;
+                    refused += r;
+                }
+            });
+            reader.forget(FileId(1));
+        }
+        assert!(refused > 0 && good + refused == 30 * 4 * 60);
+    }
+}
