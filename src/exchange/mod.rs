@@ -7,3 +7,4 @@ pub mod client;
 pub mod limits;
 pub mod message;
 pub mod server;
+pub mod wire;
