@@ -48,7 +48,7 @@ impl Store {
         })
     }
 
-    fn register_stored(&self, stored: Stored) -> Result<FileId, StoreError> {
+    pub(super) fn register_stored(&self, stored: Stored) -> Result<FileId, StoreError> {
         let id = self.inner.index.write(|txn, tables| {
             let id = next_file(txn, tables)?;
             tables.files.put(txn, &tables::file_key(id), &stored.encode())?;

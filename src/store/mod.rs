@@ -20,6 +20,7 @@
 //! what lies in a file that is not what it was. It deletes no user's file, and overwrites none.
 
 mod error;
+mod existing;
 mod file;
 mod files;
 mod index;
@@ -48,6 +49,7 @@ use lock::RepoLock;
 use serve::Handles;
 
 pub use error::{StoreError, WriteError};
+pub use existing::{free_bytes, resident_bytes};
 pub use file::part::{Preflight, part_path, preflight};
 pub use file::source::SourceFile;
 pub use file::writer::Writer;

@@ -127,7 +127,8 @@ fn ours(path: &Path, then: Option<&Stamp>) -> Result<Stamp, String> {
 
 /// Removes the part of a plan that did not come to its end, if it is ours beyond doubt.
 fn remove_own_part(stored: &Stored) {
-    if !stored.partial {
+    // A file that the user brought has its final name from the start, and is never ours to remove.
+    if !stored.partial || stored.path == stored.final_path {
         return;
     }
     let Ok(now) = platform::stamp_at(&stored.path) else { return };

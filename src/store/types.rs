@@ -9,7 +9,7 @@ use crate::block::Cid;
 
 /// How many leaves make an extent: [`Activation::extents`] has the offset of every so-manyth leaf, so that somebody who
 /// knows a leaf's ordinal finds its offset by walking at most this many leaves of the tree.
-pub const EXTENT_LEAVES: u64 = 1024;
+pub const EXTENT_LEAVES: u64 = 32;
 
 /// A file of the index. Numbers are never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -134,7 +134,7 @@ fn hash_run(
 ) -> Result<Vec<LeafRef>, Failure> {
     let end = (offset + run_bytes).min(source.len());
     let full_chunks = (end - offset) / u64::from(profile.chunk);
-    if full_chunks * u64::from(profile.chunk) == end - offset && source.is_hole(offset, end) {
+    if full_chunks * u64::from(profile.chunk) == end - offset && source.is_hole(&(offset..end)) {
         return Ok((0..full_chunks).map(|_| zero_leaf.clone()).collect());
     }
     #[expect(clippy::cast_possible_truncation, reason = "at most RUN_BYTES or one chunk")]
@@ -142,7 +142,9 @@ fn hash_run(
         return Err(Failure::new("bug", "an import buffer is too small"));
     };
     source.read_at(offset, bytes).map_err(|e| from_store(&e))?;
-    Ok(bytes.chunks(profile.chunk as usize).map(|chunk| leaf(profile, chunk)).collect())
+    let leaves = bytes.chunks(profile.chunk as usize).map(|chunk| leaf(profile, chunk)).collect();
+    source.release(offset..end);
+    Ok(leaves)
 }
 
 /// Enters the file and its references.

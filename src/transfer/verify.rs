@@ -79,7 +79,7 @@ pub fn adopt(store: &Store, tree: &Tree, writer: &Writer) -> Result<(), Failure>
         }
         buffer.resize(leaf.len as usize, 0);
         if store.read_range(writer.file(), leaf.offset, &mut buffer).is_ok() && is_leaf(&leaf, &wrap, &buffer) {
-            writer.adopt(leaf.index, leaf.len).map_err(from_write)?;
+            writer.adopt(leaf.index, leaf.offset, leaf.len).map_err(from_write)?;
         }
     }
     writer.commit_epoch().map_err(from_write)

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use bitshoal::block::{Cid, Multihash, RAW, SHA2_256};
-use bitshoal::store::{EXTENT_LEAVES, LeafPlace, NewFile, Options, SourceFile, Store};
+use bitshoal::store::{Activation, EXTENT_LEAVES, LeafPlace, NewFile, Options, SourceFile, Store};
 use sha2::{Digest, Sha256};
 
 /// Bytes of a leaf in the synthetic file.
@@ -52,7 +52,7 @@ fn fill(folder: &Path, references: u64) -> (f64, Store) {
     let source = SourceFile::open(&path).unwrap();
     let root = Cid::new_v1(RAW, key(u64::MAX));
     let started = Instant::now();
-    let file = store.register(NewFile::complete(path, &source, root, Vec::new())).unwrap();
+    let file = store.register(&NewFile::in_place(&source)).unwrap();
     let slices = references.div_ceil(SLICE);
     let mut seconds = started.elapsed();
     for slice in 0..slices {
@@ -60,7 +60,7 @@ fn fill(folder: &Path, references: u64) -> (f64, Store) {
             .map(|leaf| (leaf, key(leaf)))
             .filter(|(_, key)| slice_of(key, slices) == slice)
             .map(|(leaf, key)| {
-                let place = LeafPlace { file, leaf, offset: leaf * LEAF_BYTES, len: LEAF_BYTES as u32, wrap: vec![0] };
+                let place = LeafPlace { file, leaf, offset: leaf * LEAF_BYTES, len: LEAF_BYTES as u32, wrap: Vec::new() };
                 (key, place)
             })
             .collect();
@@ -69,7 +69,7 @@ fn fill(folder: &Path, references: u64) -> (f64, Store) {
         seconds += started.elapsed();
     }
     let extents: Vec<u64> = (0..references.div_ceil(EXTENT_LEAVES)).map(|n| n * EXTENT_LEAVES * LEAF_BYTES).collect();
-    store.activate(file, references, &extents).unwrap();
+    store.activate(file, Activation { root: &root, leaves: references, extents: &extents }).unwrap();
     (seconds.as_secs_f64(), store)
 }
 

@@ -86,21 +86,21 @@ fn check(reader: &Repo, original: &Path, copy: &Path) -> u64 {
     let store = Store::open(&reader.path, Options::default()).unwrap();
     let truth = SourceFile::open(original).unwrap();
     let mut claimed = 0;
-    for file in store.files().unwrap() {
-        if file.final_path != copy || !matches!(file.state, FileState::Partial | FileState::Complete) {
+    for file in store.files() {
+        if file.final_path != *copy || !matches!(file.state, FileState::Partial | FileState::Complete) {
             continue;
         }
-        let tree = Tree::of(&file);
+        let tree = Tree::of(&store, &file).unwrap();
         let bytes = SourceFile::open(&file.path).unwrap();
         for leaf in tree.leaves(&store) {
             let leaf = leaf.unwrap();
-            if !store.is_present(file.id, leaf.index).unwrap() {
+            if !store.is_present(file.id, leaf.index) {
                 continue;
             }
             claimed += 1;
             let (mut is, mut should) = (vec![0; leaf.len as usize], vec![0; leaf.len as usize]);
-            bytes.read_exact_at(&mut is, leaf.offset).unwrap();
-            truth.read_exact_at(&mut should, leaf.offset).unwrap();
+            bytes.read_at(leaf.offset, &mut is).unwrap();
+            truth.read_at(leaf.offset, &mut should).unwrap();
             assert!(is == should, "leaf {} is called durable and is not there", leaf.index);
         }
     }

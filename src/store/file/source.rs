@@ -79,6 +79,12 @@ impl SourceFile {
         })
     }
 
+    /// Whether the file system says that a range holds no data at all, only zeros. False when it does not tell.
+    #[must_use]
+    pub fn is_hole(&self, range: &Range<u64>) -> bool {
+        platform::next_data(&self.file, range.start).is_some_and(|data| data >= range.end)
+    }
+
     /// The range has been hashed: its pages may leave the page cache if it was us who brought them in.
     pub fn release(&self, range: Range<u64>) {
         let hot = self.hot.lock().unwrap_or_else(PoisonError::into_inner);

@@ -179,6 +179,25 @@ impl Writer {
         Ok(true)
     }
 
+    /// Counts a leaf that is already in the file, where the caller has verified it; from now on it is served. It becomes
+    /// durable with the next epoch.
+    ///
+    /// # Errors
+    /// [`WriteError::OutOfRange`].
+    pub fn adopt(&self, leaf: u64, offset: u64, len: u32) -> Result<(), WriteError> {
+        let end = offset + u64::from(len);
+        if leaf >= self.bits.len() || end > self.len {
+            return Err(WriteError::OutOfRange { leaf, offset, len: len as usize });
+        }
+        let mut pending = self.pending();
+        if self.bits.set(leaf) {
+            pending.leaves.push(leaf);
+            pending.ranges.push(offset..end);
+            pending.bytes += u64::from(len);
+        }
+        Ok(())
+    }
+
     /// Bytes written that no epoch has taken yet.
     #[must_use]
     pub fn unsynced_bytes(&self) -> u64 {
@@ -250,7 +269,7 @@ impl Writer {
         }
         stored.state = FileState::Finishing;
         self.store.put_stored(self.live.id, &stored)?;
-        if !self.is_renamed() {
+        if stored.path != stored.final_path && !self.is_renamed() {
             let renamed = self.store.inner.disk.rename_new(&stored.path, &stored.final_path);
             if let Err(error) = renamed {
                 // Unless the rename went through and only its durability failed, the file is partial as before.

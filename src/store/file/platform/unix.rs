@@ -106,6 +106,39 @@ pub(crate) fn mostly_resident(file: &File, range: &Range<u64>) -> bool {
     pages.iter().filter(|resident| **resident).count() * 2 > pages.len()
 }
 
+/// Bytes of a file that are in the page cache, looked at a piece at a time.
+pub(crate) fn resident_bytes(file: &File, len: u64) -> u64 {
+    const PIECE: u64 = 1 << 30;
+    let mut bytes = 0;
+    for start in (0..len).step_by(PIECE as usize) {
+        let piece = usize::try_from(PIECE.min(len - start)).unwrap_or(0);
+        // SAFETY: nobody reads through this mapping; it only lives for mincore, which touches no mapped byte.
+        match unsafe { memmap2::MmapOptions::new().offset(start).len(piece).map(file) } {
+            Ok(mapping) => {
+                let pages = resident_pages(&mapping).into_iter().filter(|resident| *resident).count();
+                bytes += (pages as u64 * page_bytes() as u64).min(piece as u64);
+            }
+            Err(_) => bytes += piece as u64,
+        }
+    }
+    bytes
+}
+
+/// Where the next data after `offset` begin, the file's end when only a hole follows; `None` when the system cannot tell.
+pub(crate) fn next_data(file: &File, offset: u64) -> Option<u64> {
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "macos"))]
+    return match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+        Ok(data) => Some(data),
+        Err(rustix::io::Errno::NXIO) => Some(u64::MAX),
+        Err(_) => None,
+    };
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "macos")))]
+    {
+        let _ = (file, offset);
+        None
+    }
+}
+
 /// Tells the system that a part of a mapping is about to be copied.
 pub(crate) fn will_need(mapping: &[u8]) {
     advise(mapping, libc::MADV_WILLNEED);

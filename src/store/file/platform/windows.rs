@@ -130,6 +130,14 @@ pub(crate) fn mostly_resident(_file: &File, _range: &Range<u64>) -> bool {
     true
 }
 
+pub(crate) fn resident_bytes(_file: &File, len: u64) -> u64 {
+    len
+}
+
+pub(crate) fn next_data(_file: &File, _offset: u64) -> Option<u64> {
+    None
+}
+
 pub(crate) fn will_need(_mapping: &[u8]) {}
 
 pub(crate) fn populate(_mapping: &[u8]) {}

@@ -1,0 +1,82 @@
+//! What a pull needs of files that are not of its own making: one that the user brought by disk and wants completed, and
+//! a planned file's references before any of its leaves is there.
+
+use std::fs::OpenOptions;
+use std::path::Path;
+
+use super::file::platform;
+use super::index::tables::{self, Stored, corrupt};
+use super::{FileId, FileState, LeafPlace, Stamp, Store, StoreError, WriteError};
+use crate::block::{Cid, Multihash};
+
+impl Store {
+    /// Registers a file that exists, in state Planning, as one that is being pulled: its length becomes `len`, its leaves
+    /// count once they are written or [adopted](super::Writer::adopt). It has its final name from the start, and is never
+    /// removed.
+    ///
+    /// # Errors
+    /// [`WriteError::Permission`], [`WriteError::NoSpace`], [`WriteError::Io`].
+    pub fn adopt_existing(&self, root: &Cid, path: &Path, len: u64) -> Result<FileId, WriteError> {
+        let path = std::path::absolute(path).map_err(WriteError::io(path))?;
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(WriteError::io(&path))?;
+        file.set_len(len).map_err(WriteError::io(&path))?;
+        let stamp = platform::stamp(&file).map_err(WriteError::io(&path))?;
+        Ok(self.register_stored(Stored {
+            path: path.clone(),
+            final_path: path,
+            len,
+            root: Some(*root),
+            leaves: 0,
+            state: FileState::Planning,
+            stamp: Some(Stamp { len, ..stamp }),
+            partial: true,
+        })?)
+    }
+
+    /// The reference that a file has to a block, whether or not its leaf is there.
+    ///
+    /// # Errors
+    /// What the index says.
+    pub fn reference(&self, multihash: &Multihash, file: FileId) -> Result<Option<LeafPlace>, StoreError> {
+        let key = tables::multihash_key(multihash);
+        self.inner.index.read(|txn, tables| {
+            for entry in tables.refs.get_duplicates(txn, &key)?.into_iter().flatten() {
+                let (_, value) = entry?;
+                if tables::ref_file(value)? != file {
+                    continue;
+                }
+                let (mut place, elsewhere) = tables::ref_place(value)?;
+                if elsewhere {
+                    let wrap = tables.wraps.get(txn, &tables::wrap_key(&key, file))?;
+                    place.wrap = wrap.ok_or_else(|| corrupt("a reference without its wrap"))?.to_vec();
+                }
+                return Ok(Some(place));
+            }
+            Ok(None)
+        })
+    }
+
+    /// Whether a leaf of a file is there.
+    #[must_use]
+    pub fn is_present(&self, file: FileId, leaf: u64) -> bool {
+        self.inner.find(file).is_some_and(|live| live.holds(leaf))
+    }
+}
+
+/// Bytes that are free for this user on the disk of `path`, which exists.
+///
+/// # Errors
+/// What the system says.
+pub fn free_bytes(path: &Path) -> std::io::Result<u64> {
+    platform::space(path).map(|space| space.free_bytes)
+}
+
+/// Bytes of a file that are in the page cache. All of them where the system does not tell.
+///
+/// # Errors
+/// What the system says.
+pub fn resident_bytes(path: &Path) -> std::io::Result<u64> {
+    let file = std::fs::File::open(path)?;
+    let len = file.metadata()?.len();
+    Ok(platform::resident_bytes(&file, len))
+}
