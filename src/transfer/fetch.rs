@@ -90,6 +90,8 @@ pub struct Fetch {
     outstanding: u64,
     writes: FuturesUnordered<JoinHandle<Result<Written, Refused>>>,
     epoch: Option<JoinHandle<Result<(), WriteError>>>,
+    /// Bytes that the running epoch is making durable.
+    epoch_bytes: u64,
     epoch_started: Instant,
 }
 
@@ -138,6 +140,7 @@ impl Fetch {
             outstanding: 0,
             writes: FuturesUnordered::new(),
             epoch: None,
+            epoch_bytes: 0,
             epoch_started: Instant::now(),
         }
     }
@@ -175,6 +178,7 @@ impl Fetch {
                 Some(done) = self.writes.next(), if !self.writes.is_empty() => self.written(done, session, &mut progress)?,
                 done = join(&mut self.epoch), if self.epoch.is_some() => {
                     self.epoch = None;
+                    self.epoch_bytes = 0;
                     done.map_err(from_write)?;
                 }
                 event = session.next() => match event {
@@ -197,7 +201,7 @@ impl Fetch {
     fn feed(&mut self, session: &Session) -> Result<(), Failure> {
         let mut wants = Vec::new();
         while self.outstanding < self.options.window_bytes
-            && self.writer.unsynced_bytes() + self.outstanding < self.options.unsynced_bytes_max
+            && self.writer.unsynced_bytes() + self.epoch_bytes + self.outstanding < self.options.unsynced_bytes_max
         {
             let Some(task) = self.ready.pop_front() else {
                 let Some(run) = self.runs.pop() else { break };
@@ -304,6 +308,7 @@ impl Fetch {
         let due = unsynced >= self.options.epoch_bytes || self.epoch_started.elapsed() >= self.options.epoch_interval;
         if due && self.epoch.is_none() {
             self.epoch_started = Instant::now();
+            self.epoch_bytes = unsynced;
             let writer = self.writer.clone();
             self.epoch = Some(tokio::task::spawn_blocking(move || writer.commit_epoch()));
         }

@@ -74,7 +74,7 @@ fn a_publisher_killed_while_it_serves_or_adds_loses_nothing() {
     let _to = reader.daemon();
     let copy = folder.path().join("copy.bin");
     let get = reader.start_get(&cid, &copy, &["--peer", &address]);
-    get.until(|event| event["state"] == "fetching" || event["state"] == "done");
+    reader.wait_job(&copy, |job| job["state"] == "fetching" || job["state"] == "done");
     from.kill();
     let _from = publisher.daemon_at(&listen, &[]);
     assert!(get.finish());

@@ -5,4 +5,8 @@
     reason = "a panic is how a test fails; clippy exempts only the test functions themselves"
 )]
 
+mod crash;
+mod errors;
 mod facts;
+mod support;
+mod swarm;

@@ -176,17 +176,6 @@ impl Running {
         Self { child, lines }
     }
 
-    /// Waits for an event of which `wanted` says yes.
-    pub(crate) fn until(&self, wanted: impl Fn(&Value) -> bool) -> Value {
-        loop {
-            let line = self.lines.recv_timeout(PATIENCE).expect("the command ended or hung before it got there");
-            let event: Value = serde_json::from_str(&line).unwrap();
-            if wanted(&event) {
-                return event;
-            }
-        }
-    }
-
     /// Waits for the end and returns whether it succeeded.
     pub(crate) fn finish(mut self) -> bool {
         let until = Instant::now() + PATIENCE;
@@ -197,11 +186,6 @@ impl Running {
                 Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("the command hangs"),
             }
         }
-    }
-
-    pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
     }
 }
 

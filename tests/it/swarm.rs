@@ -131,15 +131,16 @@ fn a_half_pulled_file_serves_what_it_has() {
         let from = publisher.daemon();
         half.ask(&["connect", from.address()]);
         let get = half.start_get(&cid, &copy, &[]);
-        get.until(|event| event["done_bytes"].as_u64() > Some(32 * MIB as u64));
+        half.wait_job(&copy, |job| job["done_bytes"].as_u64() > Some(32 * MIB as u64));
         from.kill();
+        drop(get);
     }
     let have = half.job(&copy).unwrap()["done_bytes"].as_u64().unwrap();
     assert!(have < 256 * MIB as u64, "the pull was over before the publisher was gone");
     third.ask(&["connect", one.address()]);
     let other = folder.path().join("third.bin");
     let get = third.start_get(&cid, &other, &[]);
-    get.until(|event| event["done_bytes"].as_u64() > Some(24 * MIB as u64));
+    third.wait_job(&other, |job| job["done_bytes"].as_u64() > Some(24 * MIB as u64));
     // The publisher comes back, and both finish.
     let from = publisher.daemon();
     half.ask(&["connect", from.address()]);
@@ -182,7 +183,7 @@ fn peers_find_each_other_again_after_either_side_restarts() {
     from.kill();
     let copy = folder.path().join("copy.bin");
     let get = reader.start_get(&cid, &copy, &["--peer", &address]);
-    get.until(|event| event["message"].as_str().is_some_and(|text| text.contains("no peers")));
+    reader.wait_job(&copy, |job| job["message"].as_str().is_some_and(|text| text.contains("no peers")));
     let _from = publisher.daemon_at(&listen, &[]);
     assert!(get.finish());
     assert_same(&original, &copy);
