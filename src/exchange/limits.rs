@@ -7,11 +7,26 @@ use std::time::Duration;
 /// The largest message, in bytes, both ways. boxo's reader resets the stream beyond it (protocols.md §1.2).
 pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// What a want is counted for at most, in bytes, whatever its session expects: the largest block.
+pub const WANT_BYTES_MAX: u32 = 2 * 1024 * 1024;
+
 /// The longest CID that is heeded, in bytes; boxo ignores longer ones (protocols.md §1.5).
 pub const CID_BYTES_MAX: usize = 168;
 
 /// Wants that one peer keeps for another. boxo drops the rest in silence, so we never ask for more either.
 pub const WANTS_PER_PEER: usize = 1024;
+
+/// The share of [`WANTS_PER_PEER`] that is for blocks: 16 MiB of blocks of 64 KiB.
+pub const WANT_BLOCKS_PER_PEER: usize = 256;
+
+/// The share of [`WANTS_PER_PEER`] that is for presences: what one peer is asked ahead of time.
+pub const WANT_HAVES_PER_PEER: usize = WANTS_PER_PEER - WANT_BLOCKS_PER_PEER;
+
+/// WANT-HAVEs in one go. A batch takes one round trip, and most of its answers should still be of use then.
+pub const WANT_HAVES_PER_BATCH: usize = 128;
+
+/// Cancels of WANT-HAVEs wait for company until there are so many.
+pub const CANCELS_WAITING_MAX: usize = 64;
 
 /// Wantlist entries in one message that are sent. A CID of 36 bytes makes an entry of some 50: 512 of them are 25 KiB,
 /// small enough to be read at once and far below the 2 MiB that boxo allows for wantlists.
@@ -61,6 +76,15 @@ pub const OVERDUE_MIN: Duration = Duration::from_secs(2);
 
 /// A want is overdue when it has taken this many times as long as its peer's rate promised.
 pub const OVERDUE_FACTOR: u32 = 4;
+
+/// A WANT-HAVE that is not answered after this long counts as answered DONT_HAVE.
+pub const PRESENCE_AFTER: Duration = Duration::from_secs(10);
+
+/// A peer that failed to send a block is not asked for that block again for this long while others may have it.
+pub const SHUNNED_FOR: Duration = Duration::from_secs(30);
+
+/// The same when nobody else has it: the peer may just have lost the want.
+pub const SHUNNED_ALONE_FOR: Duration = Duration::from_secs(5);
 
 /// A want that nobody else can answer is sent again to its peer after this long (boxo).
 pub const RESEND_AFTER: Duration = Duration::from_secs(30);

@@ -2,14 +2,32 @@
 //!
 //! It keeps sessions (one per pull), decides by whom each block is asked for, and hands blocks to the sessions that
 //! wanted them. It has no socket, no clock and no store, and it never serves: that is [`super::server`].
+//!
+//! A peer is presumed to have all that a session wants, and is asked for blocks at once, until it says DONT_HAVE; from
+//! then on it is *partial* for that session: it is asked ahead of time which of the next wants it has, and for blocks
+//! only when it said HAVE. Peers too old for presences are never partial; their silence counts as DONT_HAVE.
+//!
+//! Wants are keyed by multihash. Several sessions may want one block; the first of them schedules it. Who is asked is
+//! decided in [`schedule`], after an event and before the next output; what happens when nothing comes, in [`timers`].
 
+mod peer;
+mod schedule;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod want;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::time::Instant;
 
 use libp2p::PeerId;
 
+use self::peer::Peer;
+use self::want::{Want, WantNumber, Word};
+use super::limits;
 use super::message::{Presence, Version, WantEntry};
-use crate::block::{Block, Cid};
+use crate::block::{self, Block, Cid, Multihash};
 
 /// Names a session of one [`Client`]; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,20 +39,23 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// How the client behaves. The defaults are for fleets of machines on local or good wide-area networks.
-#[derive(Debug, Clone)]
-pub struct Options {}
+/// How the client behaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Whether, when nothing is left to ask for, an idle peer may be asked for what a much slower one was asked for.
+    pub endgame: bool,
+}
 
 impl Default for Options {
     fn default() -> Self {
-        Self {}
+        Self { endgame: true }
     }
 }
 
 /// What the driver is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
-    /// Send these wants and cancels to `peer`.
+    /// Send these wants and cancels to `peer`. They must reach it in the order in which they are polled.
     Send {
         /// To whom.
         peer: PeerId,
@@ -52,8 +73,9 @@ pub enum Output {
         /// Who sent it.
         from: PeerId,
     },
-    /// Every connected peer has said that it lacks it, or none is connected (once per change). The want stays, and is
-    /// asked again when a peer connects, announces HAVE, or after a while.
+    /// Every connected peer has said that it lacks it, or did not answer (once, until another peer connects or says
+    /// HAVE). The want stays, and is asked again when a peer connects, announces HAVE, or after a while. Not said
+    /// while no peer is connected at all.
     NobodyHas {
         /// Whose want it is.
         session: SessionId,
@@ -69,11 +91,11 @@ pub struct Counters {
     pub blocks: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Blocks that had been wanted and had already come, or were withdrawn.
+    /// Blocks that had been asked for and had already come from another peer, or were withdrawn.
     pub duplicates: u64,
     /// Their bytes.
     pub duplicate_bytes: u64,
-    /// Blocks that nobody here had asked for.
+    /// Blocks that nobody here had asked that peer for.
     pub unwanted: u64,
     /// Their bytes.
     pub unwanted_bytes: u64,
@@ -90,65 +112,277 @@ pub struct PeerCounters {
     pub duplicates: u64,
 }
 
+/// A connected peer in the client's own tables; a peer that comes back gets a new number.
+type PeerNumber = u64;
+
+/// What a session knows of one peer.
+#[derive(Debug, Default)]
+struct View {
+    /// It has said DONT_HAVE.
+    partial: bool,
+    /// Queued wants that it said HAVE to.
+    haves: BTreeSet<WantNumber>,
+    /// WANT-HAVEs that it has not answered.
+    open: usize,
+    /// The next want that it is to be asked about.
+    cursor: WantNumber,
+}
+
+#[derive(Debug)]
+struct Session {
+    /// All its wants.
+    wants: BTreeSet<WantNumber>,
+    /// Those that it schedules and that no peer is asked for.
+    queue: BTreeSet<WantNumber>,
+    /// Those that it schedules and that some peer is asked for.
+    asked: BTreeSet<WantNumber>,
+    views: BTreeMap<PeerNumber, View>,
+    given: BTreeMap<PeerId, PeerCounters>,
+    /// When a block last came for it, or it was last started afresh.
+    progress_at: Instant,
+}
+
 /// The client core. Feed it events, then drain [`Client::poll`].
 #[derive(Debug)]
 pub struct Client {
+    options: Options,
+    /// State of the generator that breaks ties.
+    random: u64,
+    /// Time of the last event.
+    now: Option<Instant>,
+    sessions: BTreeMap<SessionId, Session>,
+    session_next: u64,
+    numbers: HashMap<PeerId, PeerNumber>,
+    peers: BTreeMap<PeerNumber, Peer>,
+    /// How many peers have ever connected; also the latest peer's number.
+    connects: u64,
+    wants: HashMap<WantNumber, Want>,
+    by_hash: HashMap<Multihash, WantNumber>,
+    want_next: WantNumber,
+    /// One entry for each word that has a timer.
+    timers: BTreeSet<(Instant, WantNumber, PeerNumber)>,
+    /// When to look after what has no timer of its own; some while there are wants or cancels waiting.
+    tick_at: Option<Instant>,
+    ticks: u64,
+    outputs: VecDeque<Output>,
+    /// Whether an event has come since the last schedule.
+    stirred: bool,
+    /// Peers that may be able to take more.
+    ready: BTreeSet<PeerNumber>,
+    /// All peers may be able to take more: there is something new in a queue.
+    all_ready: bool,
+    /// Wants that perhaps nobody has.
+    doubtful: BTreeSet<WantNumber>,
     counters: Counters,
 }
 
 impl Client {
-    /// A client without peers and sessions; `seed` breaks ties.
+    /// A client without peers and sessions; `seed` breaks ties between equal peers.
     #[must_use]
-    pub fn new(_options: Options, _seed: u64) -> Self {
-        Self { counters: Counters::default() }
+    pub fn new(options: Options, seed: u64) -> Self {
+        Self {
+            options,
+            random: seed,
+            now: None,
+            sessions: BTreeMap::new(),
+            session_next: 0,
+            numbers: HashMap::new(),
+            peers: BTreeMap::new(),
+            connects: 0,
+            wants: HashMap::new(),
+            by_hash: HashMap::new(),
+            want_next: 0,
+            timers: BTreeSet::new(),
+            tick_at: None,
+            ticks: 0,
+            outputs: VecDeque::new(),
+            stirred: false,
+            ready: BTreeSet::new(),
+            all_ready: false,
+            doubtful: BTreeSet::new(),
+            counters: Counters::default(),
+        }
     }
 
     /// A peer is there. It counts as speaking 1.2 until [`Client::peer_version`] says otherwise.
-    pub fn peer_connected(&mut self, _now: Instant, _peer: PeerId) {}
+    pub fn peer_connected(&mut self, now: Instant, peer: PeerId) {
+        self.stir(now);
+        if self.numbers.contains_key(&peer) {
+            return;
+        }
+        self.connects += 1;
+        self.numbers.insert(peer, self.connects);
+        self.peers.insert(self.connects, Peer::new(peer));
+        self.ready.insert(self.connects);
+    }
 
     /// The version that the first stream to or from the peer negotiated.
-    pub fn peer_version(&mut self, _now: Instant, _peer: PeerId, _version: Version) {}
+    pub fn peer_version(&mut self, now: Instant, peer: PeerId, version: Version) {
+        self.stir(now);
+        let Some(&number) = self.numbers.get(&peer) else { return };
+        let Some(known) = self.peers.get_mut(&number) else { return };
+        if known.version == version {
+            return;
+        }
+        known.version = version;
+        // It did not understand what it was asked ahead of time, nor by a 1.0 peer anything that is no CIDv0.
+        let moot: Vec<WantNumber> = known.wants.iter().copied().collect();
+        for want_number in moot {
+            let Some(want) = self.wants.get(&want_number) else { continue };
+            let Some(word) = want.word(number) else { continue };
+            if !word.stands_block() || (version == Version::V100 && want.cid.version() != cid::Version::V0) {
+                self.set_word(want_number, number, None);
+            }
+        }
+        self.doubt_all();
+        self.ready.insert(number);
+    }
 
     /// The last connection to the peer is gone; its wants go back to the queue.
-    pub fn peer_disconnected(&mut self, _now: Instant, _peer: PeerId) {}
+    pub fn peer_disconnected(&mut self, now: Instant, peer: PeerId) {
+        self.stir(now);
+        let Some(number) = self.numbers.remove(&peer) else { return };
+        let words: Vec<WantNumber> = match self.peers.get(&number) {
+            Some(peer) => peer.wants.iter().copied().collect(),
+            None => Vec::new(),
+        };
+        for want in words {
+            self.set_word(want, number, None);
+        }
+        self.peers.remove(&number);
+        self.ready.remove(&number);
+        for session in self.sessions.values_mut() {
+            session.views.remove(&number);
+        }
+        self.outputs.retain(|output| !matches!(output, Output::Send { peer: other, .. } if *other == peer));
+        self.doubt_all();
+    }
 
     /// Opens a session.
-    pub fn open(&mut self, _now: Instant) -> SessionId {
-        SessionId(0)
+    pub fn open(&mut self, now: Instant) -> SessionId {
+        self.stir(now);
+        let id = SessionId(self.session_next);
+        self.session_next += 1;
+        let session = Session {
+            wants: BTreeSet::new(),
+            queue: BTreeSet::new(),
+            asked: BTreeSet::new(),
+            views: BTreeMap::new(),
+            given: BTreeMap::new(),
+            progress_at: now,
+        };
+        self.sessions.insert(id, session);
+        id
     }
 
     /// Closes a session, cancels what only it wanted, and forgets it.
-    pub fn close(&mut self, _now: Instant, _session: SessionId) {}
+    pub fn close(&mut self, now: Instant, session: SessionId) {
+        self.stir(now);
+        let Some(closing) = self.sessions.get(&session) else { return };
+        let wants: Vec<WantNumber> = closing.wants.iter().copied().collect();
+        for want in wants {
+            self.unwant(session, want);
+        }
+        self.sessions.remove(&session);
+        self.outputs.retain(|output| match output {
+            Output::Send { .. } => true,
+            Output::Block { session: other, .. } | Output::NobodyHas { session: other, .. } => *other != session,
+        });
+    }
 
-    /// Adds wants in order of preference; each with the expected length of its block in bytes.
-    pub fn want(&mut self, _now: Instant, _session: SessionId, _wants: &[(Cid, u32)]) {}
+    /// Adds wants in order of preference; each with the expected length of its block in bytes. What is wanted already
+    /// stays as it is. Identity CIDs, which hold their content, and CIDs longer than any peer heeds are not wanted.
+    pub fn want(&mut self, now: Instant, session: SessionId, wants: &[(Cid, u32)]) {
+        self.stir(now);
+        let Some(wanting) = self.sessions.get_mut(&session) else { return };
+        if wanting.wants.is_empty() {
+            wanting.progress_at = now;
+        }
+        for (cid, size) in wants {
+            if cid.hash().code() == block::IDENTITY || cid.encoded_len() > limits::CID_BYTES_MAX {
+                continue;
+            }
+            if let Some(&number) = self.by_hash.get(cid.hash()) {
+                if let Some(want) = self.wants.get_mut(&number)
+                    && wanting.wants.insert(number)
+                {
+                    want.wanted_by.push((session, *cid));
+                    want.told = None;
+                    self.doubtful.insert(number);
+                }
+                continue;
+            }
+            let number = self.want_next;
+            self.want_next += 1;
+            let size = (*size).clamp(1, limits::WANT_BYTES_MAX);
+            self.by_hash.insert(*cid.hash(), number);
+            self.wants.insert(number, Want::new(session, *cid, size));
+            wanting.wants.insert(number);
+            wanting.queue.insert(number);
+            self.all_ready = true;
+        }
+    }
 
     /// Withdraws wants.
-    pub fn forget(&mut self, _now: Instant, _session: SessionId, _cids: &[Cid]) {}
+    pub fn forget(&mut self, now: Instant, session: SessionId, cids: &[Cid]) {
+        self.stir(now);
+        for cid in cids {
+            if let Some(&number) = self.by_hash.get(cid.hash()) {
+                self.unwant(session, number);
+            }
+        }
+    }
 
     /// What a message brought.
     pub fn message(
         &mut self,
-        _now: Instant,
-        _peer: PeerId,
-        _blocks: Vec<Block>,
-        _presences: &[(Cid, Presence)],
-        _pending_bytes: u32,
+        now: Instant,
+        peer: PeerId,
+        blocks: Vec<Block>,
+        presences: &[(Cid, Presence)],
+        pending_bytes: u32,
     ) {
+        self.stir(now);
+        let number = self.numbers.get(&peer).copied();
+        for block in blocks {
+            self.received(now, peer, number, &block);
+        }
+        let Some(number) = number else { return };
+        for (cid, presence) in presences {
+            let Some(&want) = self.by_hash.get(cid.hash()) else { continue };
+            match presence {
+                Presence::Have => self.said_have(want, number),
+                Presence::DontHave => self.said_dont_have(now, want, number),
+            }
+        }
+        if let Some(peer) = self.peers.get_mut(&number) {
+            peer.pending_bytes = pending_bytes;
+        }
+        self.ready.insert(number);
     }
 
     /// To be called when [`Client::next_timeout`] has passed.
-    pub fn timeout(&mut self, _now: Instant) {}
+    pub fn timeout(&mut self, now: Instant) {
+        self.stir(now);
+        self.run_timers(now);
+    }
 
     /// When [`Client::timeout`] is next due.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        None
+        let timer = self.timers.first().map(|&(at, ..)| at);
+        timer.into_iter().chain(self.tick_at).min()
     }
 
     /// The next thing to do; `None` when there is nothing until the next event.
     pub fn poll(&mut self) -> Option<Output> {
-        None
+        if self.outputs.is_empty() && self.stirred {
+            self.stirred = false;
+            if let Some(now) = self.now {
+                self.schedule(now);
+            }
+        }
+        self.outputs.pop_front()
     }
 
     /// What has been seen since the beginning.
@@ -159,7 +393,253 @@ impl Client {
 
     /// What each peer has given a session, peers that have left included, until it is closed.
     #[must_use]
-    pub fn session_peers(&self, _session: SessionId) -> Vec<(PeerId, PeerCounters)> {
-        Vec::new()
+    pub fn session_peers(&self, session: SessionId) -> Vec<(PeerId, PeerCounters)> {
+        let Some(session) = self.sessions.get(&session) else { return Vec::new() };
+        session.given.iter().map(|(peer, counters)| (*peer, *counters)).collect()
+    }
+
+    /// Whether nothing is kept but what belongs to connected peers: so it must be when no session is open.
+    #[cfg(test)]
+    pub(crate) fn is_clean(&self) -> bool {
+        self.sessions.is_empty()
+            && self.wants.is_empty()
+            && self.by_hash.is_empty()
+            && self.timers.is_empty()
+            && self.doubtful.is_empty()
+            && self.numbers.len() == self.peers.len()
+            && self.ready.iter().all(|number| self.peers.contains_key(number))
+            && self.peers.values().all(Peer::is_idle)
+    }
+
+    fn stir(&mut self, now: Instant) {
+        self.now = Some(now);
+        self.stirred = true;
+    }
+
+    fn received(&mut self, now: Instant, from: PeerId, number: Option<PeerNumber>, block: &Block) {
+        let hash = block.cid().hash();
+        let bytes = block.bytes().len();
+        let mut sender = number.and_then(|number| self.peers.get_mut(&number));
+        let withdrawn = sender.as_mut().and_then(|peer| peer.take_withdrawn(hash));
+        let Some(&want_number) = self.by_hash.get(hash) else {
+            if let Some(session) = withdrawn {
+                self.counters.duplicates += 1;
+                self.counters.duplicate_bytes += bytes as u64;
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.given.entry(from).or_default().duplicates += 1;
+                }
+            } else {
+                self.counters.unwanted += 1;
+                self.counters.unwanted_bytes += bytes as u64;
+            }
+            return;
+        };
+        let Some(want) = self.wants.get(&want_number) else { return };
+        if let Some(sender) = sender
+            && let Some(Word::Asked(ask)) = number.and_then(|number| want.word(number))
+        {
+            sender.received(now, bytes, ask.since);
+        }
+        self.counters.blocks += 1;
+        self.counters.bytes += bytes as u64;
+        let want = self.drop_want(want_number, number);
+        for (id, cid) in want.wanted_by {
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            session.progress_at = now;
+            let given = session.given.entry(from).or_default();
+            given.blocks += 1;
+            given.bytes += bytes as u64;
+            let Some(block) = block.renamed(&cid) else { continue };
+            self.outputs.push_back(Output::Block { session: id, block, from });
+        }
+    }
+
+    fn said_have(&mut self, number: WantNumber, peer: PeerNumber) {
+        let Some(want) = self.wants.get_mut(&number) else { return };
+        match want.word(peer) {
+            // A block is on its way, or the peer has shown that its word is worth nothing.
+            Some(Word::Asked(_) | Word::Shunned { .. } | Word::Have) => {}
+            Some(Word::AskedHave { .. } | Word::Lacks | Word::LacksBlock) | None => {
+                want.told = None;
+                self.set_word(number, peer, Some(Word::Have));
+            }
+        }
+    }
+
+    fn said_dont_have(&mut self, now: Instant, number: WantNumber, peer: PeerNumber) {
+        let Some(want) = self.wants.get(&number) else { return };
+        let word = match want.word(peer) {
+            Some(Word::Asked(_)) => Word::LacksBlock,
+            Some(Word::AskedHave { .. }) => Word::Lacks,
+            Some(Word::Have) => Word::Shunned { until: now + limits::SHUNNED_FOR },
+            // Late: it answers something that has been withdrawn.
+            Some(Word::Lacks | Word::LacksBlock | Word::Shunned { .. }) | None => return,
+        };
+        for (session, _) in &want.wanted_by {
+            if let Some(session) = self.sessions.get_mut(session) {
+                session.views.entry(peer).or_default().partial = true;
+            }
+        }
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.failures = 0;
+        }
+        self.set_word(number, peer, Some(word));
+    }
+
+    /// Changes what a peer's word on a want is, and all that follows from it.
+    fn set_word(&mut self, number: WantNumber, peer_number: PeerNumber, new: Option<Word>) {
+        let Some(want) = self.wants.get_mut(&number) else { return };
+        let Some(peer) = self.peers.get_mut(&peer_number) else { return };
+        let Some(session) = self.sessions.get_mut(&want.owner()) else { return };
+        let was_queued = want.asked == 0;
+        let view = session.views.entry(peer_number).or_default();
+        if let Some(old) = want.take_word(peer_number) {
+            peer.lose(number, old, want.size);
+            view.lose(number, old);
+            if let Some(at) = old.timer() {
+                self.timers.remove(&(at, number, peer_number));
+            }
+            self.ready.insert(peer_number);
+        }
+        if let Some(new) = new {
+            want.put_word(peer_number, new);
+            peer.gain(self.now, number, new, want.size);
+            view.gain(number, new, want.asked == 0);
+            if let Some(at) = new.timer() {
+                self.timers.insert((at, number, peer_number));
+            }
+            if new == Word::Have {
+                self.ready.insert(peer_number);
+            }
+            if new.lacks() {
+                self.doubtful.insert(number);
+            }
+        }
+        let queued = want.asked == 0;
+        if queued == was_queued {
+            return;
+        }
+        let (from, to) =
+            if queued { (&mut session.asked, &mut session.queue) } else { (&mut session.queue, &mut session.asked) };
+        from.remove(&number);
+        to.insert(number);
+        self.all_ready |= queued;
+        for (holder, _) in want.words.iter().filter(|(_, word)| **word == Word::Have) {
+            let Some(view) = session.views.get_mut(holder) else { continue };
+            if queued {
+                view.haves.insert(number);
+            } else {
+                view.haves.remove(&number);
+            }
+        }
+    }
+
+    /// Removes a session from those that want a block, and the want with the last of them.
+    fn unwant(&mut self, id: SessionId, number: WantNumber) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if !session.wants.remove(&number) {
+            return;
+        }
+        let Some(want) = self.wants.get_mut(&number) else { return };
+        if want.wanted_by.len() == 1 {
+            self.drop_want(number, None);
+            return;
+        }
+        let owned = want.owner() == id;
+        if owned {
+            session.displace(number, want);
+        }
+        want.wanted_by.retain(|(other, _)| *other != id);
+        if owned && let Some(session) = self.sessions.get_mut(&want.owner()) {
+            session.place(number, want);
+            self.all_ready = true;
+        }
+    }
+
+    /// Forgets a want and withdraws it from every peer but `sender`, whose ledger has lost it with the answer.
+    fn drop_want(&mut self, number: WantNumber, sender: Option<PeerNumber>) -> Want {
+        let want = self.wants.remove(&number).expect("callers have looked it up");
+        self.by_hash.remove(&want.hash);
+        self.doubtful.remove(&number);
+        for (id, _) in &want.wanted_by {
+            if let Some(session) = self.sessions.get_mut(id) {
+                session.wants.remove(&number);
+            }
+        }
+        if let Some(session) = self.sessions.get_mut(&want.owner()) {
+            session.displace(number, &want);
+        }
+        for (&peer_number, &word) in &want.words {
+            let Some(peer) = self.peers.get_mut(&peer_number) else { continue };
+            peer.lose(number, word, want.size);
+            if let Some(at) = word.timer() {
+                self.timers.remove(&(at, number, peer_number));
+            }
+            self.ready.insert(peer_number);
+            if Some(peer_number) == sender {
+                continue;
+            }
+            let asked = matches!(word, Word::Asked(_));
+            if asked {
+                peer.withdraw(want.hash, want.owner());
+            }
+            if word.stands_block() || word.stands_have() {
+                peer.push_cancel(want.cid, asked);
+            }
+        }
+        want
+    }
+
+    /// Looks at every queued want again: those who may have it have become fewer.
+    fn doubt_all(&mut self) {
+        for session in self.sessions.values() {
+            self.doubtful.extend(&session.queue);
+        }
+    }
+}
+
+impl View {
+    fn gain(&mut self, number: WantNumber, word: Word, queued: bool) {
+        match word {
+            Word::AskedHave { .. } => self.open += 1,
+            Word::Have if queued => {
+                self.haves.insert(number);
+            }
+            Word::Have | Word::Asked(_) | Word::Lacks | Word::LacksBlock | Word::Shunned { .. } => {}
+        }
+    }
+
+    fn lose(&mut self, number: WantNumber, word: Word) {
+        match word {
+            Word::AskedHave { .. } => self.open -= 1,
+            Word::Have => {
+                self.haves.remove(&number);
+            }
+            Word::Asked(_) | Word::Lacks | Word::LacksBlock | Word::Shunned { .. } => {}
+        }
+    }
+}
+
+impl Session {
+    /// Takes over the scheduling of a want.
+    fn place(&mut self, number: WantNumber, want: &Want) {
+        let queued = want.asked == 0;
+        if queued { &mut self.queue } else { &mut self.asked }.insert(number);
+        for (&peer, &word) in &want.words {
+            let view = self.views.entry(peer).or_default();
+            view.gain(number, word, queued);
+            view.partial |= word.lacks();
+        }
+    }
+
+    /// Gives up the scheduling of a want.
+    fn displace(&mut self, number: WantNumber, want: &Want) {
+        self.queue.remove(&number);
+        self.asked.remove(&number);
+        for (peer, &word) in &want.words {
+            if let Some(view) = self.views.get_mut(peer) {
+                view.lose(number, word);
+            }
+        }
     }
 }

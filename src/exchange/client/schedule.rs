@@ -1,0 +1,279 @@
+//! Who is asked for what, decided anew after every event.
+//!
+//! Among peers that may have a block, the one with the emptiest pipeline is asked; those that are known to have it come
+//! before those that are presumed to have everything, which spares the publisher. Only peers whose situation changed
+//! since the last time are looked at.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Instant;
+
+use super::want::{Ask, Want, WantNumber, Word};
+use super::{Client, Output, PeerNumber, SessionId, timers};
+use crate::block::Cid;
+use crate::exchange::limits;
+use crate::exchange::message::{Version, WantKind};
+
+/// How far down the queue a presumed holder looks for a want that nobody is known to have.
+const LOOKAHEAD: usize = 32;
+
+/// A partial peer is asked about more wants when fewer than this many are known that it has.
+const KNOWN_HAVES_MIN: usize = 64;
+
+/// A partial peer is asked about more wants when it owes no more than this many answers.
+const OPEN_HAVES_MAX: usize = 16;
+
+/// What a peer may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    /// What it said it has.
+    Known,
+    /// What it is presumed to have.
+    Presumed,
+}
+
+impl Client {
+    pub(super) fn schedule(&mut self, now: Instant) {
+        let peers: Vec<PeerNumber> = if std::mem::take(&mut self.all_ready) {
+            self.ready.clear();
+            self.peers.keys().copied().collect()
+        } else {
+            std::mem::take(&mut self.ready).into_iter().collect()
+        };
+        self.assign_all(now, &peers, Choice::Known);
+        self.assign_all(now, &peers, Choice::Presumed);
+        for &peer in &peers {
+            self.ask_ahead(now, peer);
+            if self.options.endgame {
+                self.ask_twice(now, peer);
+            }
+        }
+        // Assigning marks peers again, but nothing has become possible by it that was not before.
+        if !self.all_ready {
+            self.ready.clear();
+        }
+        self.tell_doubtful();
+        self.flush();
+        self.set_tick(now);
+    }
+
+    /// Gives wants to these peers, emptiest first, until none of them can take any.
+    fn assign_all(&mut self, now: Instant, peers: &[PeerNumber], choice: Choice) {
+        let sessions: Vec<SessionId> =
+            self.sessions.iter().filter(|(_, session)| !session.queue.is_empty()).map(|(id, _)| *id).collect();
+        if sessions.is_empty() {
+            return;
+        }
+        // Sessions take turns, from a different one on each time.
+        let mut turn = usize::try_from(self.random_next() >> 40).unwrap_or_default();
+        let mut heap = BinaryHeap::with_capacity(peers.len());
+        for &number in peers {
+            if let Some(peer) = self.peers.get(&number)
+                && peer.has_room(1)
+            {
+                let fill = peer.fill();
+                heap.push(Reverse((fill, self.random_next(), number)));
+            }
+        }
+        while let Some(Reverse((_, tie, number))) = heap.pop() {
+            let found = (0..sessions.len()).find_map(|step| {
+                let at = (turn + step) % sessions.len();
+                self.choose(sessions[at], number, choice).map(|want| (at, want))
+            });
+            let Some((at, want)) = found else { continue };
+            turn = at + 1;
+            self.ask(now, want, number);
+            if let Some(peer) = self.peers.get(&number)
+                && peer.has_room(1)
+            {
+                heap.push(Reverse((peer.fill(), tie, number)));
+            }
+        }
+    }
+
+    /// The next queued want of a session for this peer.
+    fn choose(&self, session: SessionId, number: PeerNumber, choice: Choice) -> Option<WantNumber> {
+        let session = self.sessions.get(&session)?;
+        let peer = self.peers.get(&number)?;
+        let view = session.views.get(&number);
+        let fits = |want: &WantNumber| self.wants.get(want).is_some_and(|want| peer.has_room(want.size));
+        if choice == Choice::Known {
+            return view?.haves.first().copied().filter(fits);
+        }
+        if peer.speaks_presence() && view.is_some_and(|view| view.partial) {
+            return None;
+        }
+        let mut first = None;
+        let may_have = session
+            .queue
+            .iter()
+            .filter_map(|number| Some((*number, self.wants.get(number)?)))
+            .filter(|(_, want)| want.word(number).is_none() && understood(peer.version, &want.cid));
+        for (candidate, want) in may_have.take(LOOKAHEAD) {
+            if want.holders == 0 {
+                first = Some(candidate);
+                break;
+            }
+            first = first.or(Some(candidate));
+        }
+        first.filter(fits)
+    }
+
+    /// Asks a peer for a block, and withdraws it from those that lack it and would push it later.
+    fn ask(&mut self, now: Instant, number: WantNumber, peer_number: PeerNumber) {
+        let Some(want) = self.wants.get(&number) else { return };
+        let (cid, size) = (want.cid, want.size);
+        let lacking: Vec<PeerNumber> = want
+            .words
+            .iter()
+            .filter(|(peer, word)| **word == Word::LacksBlock && **peer != peer_number)
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in lacking {
+            self.withdraw_lacking(now, number, peer);
+        }
+        let Some(peer) = self.peers.get_mut(&peer_number) else { return };
+        let over = (peer.standing_blocks >= limits::WANT_BLOCKS_PER_PEER).then(|| peer.lacks_block.first().copied());
+        let expected = peer.expected(size);
+        let patience = (expected * limits::OVERDUE_FACTOR).max(limits::OVERDUE_MIN);
+        peer.push(cid, Want::priority(number), WantKind::Block);
+        let ask = Ask { since: now, expected: now + expected, due: now + patience };
+        self.set_word(number, peer_number, Some(Word::Asked(ask)));
+        if let Some(Some(oldest)) = over {
+            self.shun(oldest, peer_number, now + limits::SHUNNED_FOR);
+        }
+    }
+
+    /// Cancels a WANT-BLOCK that was answered DONT_HAVE. A peer that can be asked whether it has the block by now is
+    /// asked so again, should the want come back to the queue; from an old one nothing can be learnt but by waiting.
+    fn withdraw_lacking(&mut self, now: Instant, number: WantNumber, peer_number: PeerNumber) {
+        let Some(want) = self.wants.get(&number) else { return };
+        let Some(peer) = self.peers.get_mut(&peer_number) else { return };
+        if !peer.speaks_presence() {
+            self.shun(number, peer_number, now + limits::SHUNNED_FOR);
+            return;
+        }
+        peer.push_cancel(want.cid, true);
+        self.set_word(number, peer_number, None);
+        self.look_again(number, peer_number);
+    }
+
+    /// Lets a partial peer be asked about a want once more.
+    pub(super) fn look_again(&mut self, number: WantNumber, peer: PeerNumber) {
+        let Some(want) = self.wants.get(&number) else { return };
+        if let Some(session) = self.sessions.get_mut(&want.owner()) {
+            let view = session.views.entry(peer).or_default();
+            view.cursor = view.cursor.min(number);
+        }
+        self.ready.insert(peer);
+    }
+
+    /// Asks a partial peer which of the next wants it has.
+    fn ask_ahead(&mut self, now: Instant, peer_number: PeerNumber) {
+        let sessions: Vec<SessionId> = self.sessions.keys().copied().collect();
+        for id in sessions {
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            let Some(peer) = self.peers.get_mut(&peer_number) else { return };
+            let Some(view) = session.views.get_mut(&peer_number) else { continue };
+            let room = limits::WANT_HAVES_PER_PEER.saturating_sub(peer.standing_haves);
+            let enough = view.open > OPEN_HAVES_MAX || view.haves.len() >= KNOWN_HAVES_MIN;
+            if !view.partial || !peer.speaks_presence() || enough || room == 0 {
+                continue;
+            }
+            let mut batch = Vec::new();
+            for &number in session.queue.range(view.cursor..) {
+                if batch.len() >= limits::WANT_HAVES_PER_BATCH.min(room) {
+                    break;
+                }
+                view.cursor = number + 1;
+                let Some(want) = self.wants.get(&number) else { continue };
+                if want.word(peer_number).is_none() {
+                    peer.push(want.cid, Want::priority(number), WantKind::Have);
+                    batch.push(number);
+                }
+            }
+            for number in batch {
+                self.set_word(number, peer_number, Some(Word::AskedHave { due: now + limits::PRESENCE_AFTER }));
+            }
+        }
+    }
+
+    /// The endgame: an idle peer is asked for one block that a much slower peer was asked for already.
+    fn ask_twice(&mut self, now: Instant, number: PeerNumber) {
+        let Some(peer) = self.peers.get(&number) else { return };
+        if peer.asks > 0 || !peer.has_measured_pace() {
+            return;
+        }
+        let mut slowest: Option<(Instant, WantNumber)> = None;
+        for session in self.sessions.values().filter(|session| session.queue.is_empty()) {
+            let presumed = !peer.speaks_presence() || session.views.get(&number).is_none_or(|view| !view.partial);
+            for &candidate in &session.asked {
+                let Some(want) = self.wants.get(&candidate).filter(|want| want.asked == 1) else { continue };
+                let may_have = match want.word(number) {
+                    Some(Word::Have) => true,
+                    None => presumed && understood(peer.version, &want.cid),
+                    Some(_) => false,
+                };
+                let asked = want.words.values().find_map(|word| match word {
+                    Word::Asked(ask) => Some(*ask),
+                    _ => None,
+                });
+                let (true, Some(ask)) = (may_have, asked) else { continue };
+                let here = peer.expected(want.size) * 2;
+                let faster = now + here < ask.expected || ask.expected + here < now;
+                if faster && slowest.is_none_or(|(expected, _)| expected < ask.expected) {
+                    slowest = Some((ask.expected, candidate));
+                }
+            }
+        }
+        if let Some((_, want)) = slowest {
+            self.ask(now, want, number);
+        }
+    }
+
+    /// Tells sessions about wants that have become hopeless for now.
+    fn tell_doubtful(&mut self) {
+        let old = self.peers.values().filter(|peer| peer.version == Version::V100).count();
+        for number in std::mem::take(&mut self.doubtful) {
+            let Some(want) = self.wants.get_mut(&number) else { continue };
+            let mute = if understood(Version::V100, &want.cid) { 0 } else { old };
+            let hopeless = !self.peers.is_empty() && want.lacking + mute >= self.peers.len();
+            if hopeless && want.told != Some(self.connects) {
+                want.told = Some(self.connects);
+                let told =
+                    want.wanted_by.iter().map(|(session, cid)| Output::NobodyHas { session: *session, cid: *cid });
+                self.outputs.extend(told);
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        for peer in self.peers.values_mut().filter(|peer| peer.urgent) {
+            peer.urgent = false;
+            while !peer.outbox.is_empty() {
+                let full = !peer.greeted;
+                peer.greeted = true;
+                self.outputs.push_back(Output::Send { peer: peer.id, entries: peer.take_message(), full });
+            }
+        }
+    }
+
+    fn set_tick(&mut self, now: Instant) {
+        let needed = !self.wants.is_empty() || self.peers.values().any(|peer| !peer.outbox.is_empty());
+        self.tick_at = if needed { self.tick_at.or(Some(now + timers::TICK)) } else { None };
+    }
+
+    /// The next number of a splitmix64 generator.
+    fn random_next(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// Whether a peer of this version can be asked for this CID: 1.0 knows CIDv0 only.
+fn understood(version: Version, cid: &Cid) -> bool {
+    version != Version::V100 || cid.version() == cid::Version::V0
+}
