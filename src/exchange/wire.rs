@@ -488,3 +488,6 @@ impl Draft<'_> {
         Frame { parts, block_bytes: self.block_bytes }
     }
 }
+
+#[cfg(test)]
+mod tests;
