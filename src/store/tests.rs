@@ -1,5 +1,7 @@
 //! Tests of the store as a whole: lives of files, serving, crashes at every step.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
+
 mod crash;
 mod index;
 mod serve;
