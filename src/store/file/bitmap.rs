@@ -147,6 +147,8 @@ const fn mask(bit: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
     use std::collections::BTreeSet;
 
     use proptest::prelude::*;

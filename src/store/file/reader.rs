@@ -124,7 +124,7 @@ impl MmapReader {
 
     #[cfg(test)]
     fn mapped_bytes(&self) -> u64 {
-        self.windows.lock().unwrap().bytes
+        self.windows.lock().map_or(u64::MAX, |windows| windows.bytes)
     }
 }
 
@@ -215,6 +215,8 @@ impl Drop for Window {
 
 #[cfg(all(test, unix))]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
+
     use std::thread;
 
     use super::*;

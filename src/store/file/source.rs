@@ -124,6 +124,8 @@ impl NewFile {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
     use std::io::Write;
 
     use super::*;
