@@ -214,6 +214,7 @@ pub(super) mod tests {
             output: WirePath("/data/f".into()),
             state: JobState::Fetching,
             message: None,
+            code: None,
             done_bytes: 256 << 20,
             total_bytes: 1 << 30,
             rate: 100e6,
