@@ -1,4 +1,7 @@
 //! stub
+pub mod swarm_key;
+mod transport;
+pub use transport::Security;
 use crate::block::{Block, Cid};
 use crate::exchange::server::{ReadKind, ReadOutcome};
 use libp2p::{Multiaddr, PeerId};
