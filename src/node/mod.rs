@@ -1,5 +1,6 @@
 //! stub
 pub mod swarm_key;
+mod tls;
 mod transport;
 pub use transport::Security;
 use crate::block::{Block, Cid};
