@@ -11,18 +11,20 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, Either};
 use futures::{AsyncRead, AsyncWrite, FutureExt};
+use futures_rustls::TlsStream;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::Boxed;
 use libp2p::core::transport::dummy::DummyTransport;
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version};
 use libp2p::identity::Keypair;
-use libp2p::{PeerId, Transport, dns, noise, pnet, quic, tcp, tls, yamux};
+use libp2p::{PeerId, Transport, dns, noise, pnet, quic, tcp, yamux};
 
 use super::swarm_key::SwarmKey;
+use super::tls;
 
 /// From the first packet to a multiplexed connection. Generous to a loaded machine, and short enough that peers which
 /// say nothing do not pile up.
-const SETUP_TIME_MAX: Duration = Duration::from_secs(10);
+const SETUP_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Streams of one connection that may be open at once. Bitswap holds a few, ping and identify one each.
 const STREAMS_MAX: u32 = 256;
@@ -55,16 +57,29 @@ pub(crate) fn build(
     quic: bool,
     swarm_key: Option<&SwarmKey>,
 ) -> io::Result<Boxed<(PeerId, StreamMuxerBox)>> {
+    build_within(keypair, security, quic, swarm_key, SETUP_TIME_MAX)
+}
+
+fn build_within(
+    keypair: &Keypair,
+    security: Security,
+    quic: bool,
+    swarm_key: Option<&SwarmKey>,
+    setup_time_max: Duration,
+) -> io::Result<Boxed<(PeerId, StreamMuxerBox)>> {
     let secure = Secure::new(keypair, security)?;
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
     let connections = match swarm_key.map(SwarmKey::pre_shared) {
-        Some(key) => upgraded(tcp.and_then(move |socket, _| pnet::PnetConfig::new(key).handshake(socket)), secure),
-        None => upgraded(tcp, secure),
+        Some(key) => {
+            let private = tcp.and_then(move |socket, _| pnet::PnetConfig::new(key).handshake(socket));
+            upgraded(private, secure, setup_time_max)
+        }
+        None => upgraded(tcp, secure, setup_time_max),
     };
     if !quic || swarm_key.is_some() {
         return with_names(connections);
     }
-    let quic = quic::tokio::Transport::new(quic_config(keypair));
+    let quic = quic::tokio::Transport::new(quic_config(keypair, setup_time_max));
     let either = quic.or_transport(connections).map(|either, _| match either {
         Either::Left((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
         Either::Right(connection) => connection,
@@ -73,7 +88,7 @@ pub(crate) fn build(
 }
 
 /// Security and yamux on top of a raw connection.
-fn upgraded<T, C>(raw: T, secure: Secure) -> Boxed<(PeerId, StreamMuxerBox)>
+fn upgraded<T, C>(raw: T, secure: Secure, setup_time_max: Duration) -> Boxed<(PeerId, StreamMuxerBox)>
 where
     T: Transport<Output = C> + Send + Unpin + 'static,
     T::Error: Send + Sync + 'static,
@@ -83,7 +98,7 @@ where
 {
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(STREAMS_MAX as usize);
-    raw.upgrade(Version::V1Lazy).authenticate(secure).multiplex(yamux).timeout(SETUP_TIME_MAX).boxed()
+    raw.upgrade(Version::V1Lazy).authenticate(secure).multiplex(yamux).timeout(setup_time_max).boxed()
 }
 
 /// Resolves the names in addresses with the system's resolver. A system that configures none leaves the hosts file: we
@@ -105,9 +120,9 @@ where
     })
 }
 
-fn quic_config(keypair: &Keypair) -> quic::Config {
+fn quic_config(keypair: &Keypair, setup_time_max: Duration) -> quic::Config {
     let mut config = quic::Config::new(keypair);
-    config.handshake_timeout = SETUP_TIME_MAX;
+    config.handshake_timeout = setup_time_max;
     config.max_concurrent_stream_limit = STREAMS_MAX;
     config.max_stream_data = QUIC_STREAM_WINDOW_BYTES;
     config.max_connection_data = QUIC_CONNECTION_WINDOW_BYTES;
@@ -124,7 +139,8 @@ struct Secure {
 
 impl Secure {
     fn new(keypair: &Keypair, security: Security) -> io::Result<Self> {
-        let tls = (security != Security::Noise).then(|| tls::Config::new(keypair)).transpose().map_err(io::Error::other)?;
+        let tls =
+            (security != Security::Noise).then(|| tls::Config::new(keypair)).transpose().map_err(io::Error::other)?;
         let noise =
             (security != Security::Tls).then(|| noise::Config::new(keypair)).transpose().map_err(io::Error::other)?;
         Ok(Self { tls, noise })
@@ -141,7 +157,7 @@ enum Chosen {
 impl Chosen {
     const fn name(self) -> &'static str {
         match self {
-            Self::Tls => "/tls/1.0.0",
+            Self::Tls => tls::PROTOCOL,
             Self::Noise => "/noise",
         }
     }
@@ -157,7 +173,7 @@ impl AsRef<str> for Chosen {
 #[derive(Debug, thiserror::Error)]
 enum SecureError {
     #[error("TLS: {0}")]
-    Tls(#[from] tls::UpgradeError),
+    Tls(#[from] tls::TlsError),
     #[error("Noise: {0}")]
     Noise(#[from] noise::Error),
     /// Multistream chose what was not offered; it never does.
@@ -166,7 +182,7 @@ enum SecureError {
 }
 
 /// A secured connection.
-type Secured<C> = Either<tls::TlsStream<C>, noise::Output<C>>;
+type Secured<C> = Either<TlsStream<C>, noise::Output<C>>;
 
 impl UpgradeInfo for Secure {
     type Info = Chosen;
@@ -238,8 +254,12 @@ mod tests {
     const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
 
     fn swarm(security: Security, quic: bool, key: Option<&SwarmKey>) -> Swarm<ping::Behaviour> {
+        swarm_within(SETUP_TIME_MAX, security, quic, key)
+    }
+
+    fn swarm_within(time: Duration, security: Security, quic: bool, key: Option<&SwarmKey>) -> Swarm<ping::Behaviour> {
         let keypair = Keypair::generate_ed25519();
-        let transport = build(&keypair, security, quic, key).unwrap();
+        let transport = build_within(&keypair, security, quic, key, time).unwrap();
         Swarm::new(transport, ping::Behaviour::default(), keypair.public().to_peer_id(), Config::with_tokio_executor())
     }
 
@@ -306,9 +326,12 @@ mod tests {
     async fn a_private_swarm_admits_its_key_and_nothing_else() {
         let (ours, theirs) = (SwarmKey::generate(), SwarmKey::generate());
         for security in [Security::Both, Security::Tls, Security::Noise] {
-            let with = |key| swarm(security, true, key);
-            joined(with(Some(&ours)), with(Some(&ours)), TCP).await.unwrap();
-            joined(with(Some(&ours)), with(Some(&theirs)), TCP).await.unwrap_err();
+            joined(swarm(security, true, Some(&ours)), swarm(security, true, Some(&ours)), TCP).await.unwrap();
+            // Two sides that hear noise may wait for the rest of it until their time is up, so this time is short.
+            let hasty = |key| swarm_within(Duration::from_millis(500), security, true, key);
+            joined(hasty(Some(&ours)), hasty(Some(&theirs)), TCP).await.unwrap_err();
+            joined(hasty(Some(&ours)), hasty(None), TCP).await.unwrap_err();
+            joined(hasty(None), hasty(Some(&ours)), TCP).await.unwrap_err();
         }
     }
 
