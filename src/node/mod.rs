@@ -1,8 +1,24 @@
-//! stub
+//! A member of a swarm: transports, identity, the connections that are kept, and the exchange on top of them.
+//!
+//! [`start`] makes it; a [`Handle`] asks, [`Reads`] is asked. One task owns everything ([`driver`]). It knows the
+//! exchange and blocks; files, trees and the index are unknown here, so what is wanted and what is served both come from
+//! outside.
+
+mod driver;
+mod redial;
 pub mod swarm_key;
 mod tls;
-mod transport;
-pub use transport::Security;
+pub mod transport;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use libp2p::identity::Keypair;
+use libp2p::swarm::Swarm;
+use libp2p::{Multiaddr, PeerId, connection_limits, identify, ping};
+use tokio::sync::{mpsc, oneshot};
+
 use crate::block::{Block, Cid};
 use crate::exchange::behaviour::Behaviour;
 pub use crate::exchange::behaviour::Options as ExchangeOptions;
