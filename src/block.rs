@@ -242,10 +242,15 @@ pub fn varint(bytes: &mut &[u8]) -> Result<u64, BlockError> {
 /// Appends an unsigned varint.
 pub fn push_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
+        out.push(low_byte(value) | 0x80);
         value >>= 7;
     }
-    out.push(value as u8);
+    out.push(low_byte(value));
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low byte is what is asked for")]
+const fn low_byte(value: u64) -> u8 {
+    value as u8
 }
 
 #[cfg(test)]

@@ -172,12 +172,7 @@ pub(crate) async fn identity(service: &Arc<dyn Service>) -> Result<Identity, Fai
 pub struct LocalHost;
 
 impl Host for LocalHost {
-    fn open<'a>(
-        &'a self,
-        repo: &'a Repo,
-        config: &'a Config,
-        mode: Mode,
-    ) -> BoxFuture<'a, Result<Running, Failure>> {
+    fn open<'a>(&'a self, repo: &'a Repo, config: &'a Config, mode: Mode) -> BoxFuture<'a, Result<Running, Failure>> {
         Box::pin(open_node(repo, config, mode))
     }
 }

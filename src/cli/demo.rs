@@ -324,10 +324,8 @@ impl Node {
             let why = String::from_utf8_lossy(&done.stderr);
             return Err(Failure::new("demo", format!("{}: {}: {}", self.name, arguments.join(" "), why.trim())));
         }
-        let events = String::from_utf8_lossy(&done.stdout)
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect();
+        let events =
+            String::from_utf8_lossy(&done.stdout).lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         Ok(Answer { events, seconds })
     }
 
@@ -340,7 +338,7 @@ impl Node {
 fn program(repo: &Path) -> Result<Command, Failure> {
     let own = std::env::current_exe().map_err(|e| Failure::new("demo", e))?;
     let mut command = Command::new(own);
-    command.arg("--repo").arg(repo).stdin(Stdio::null()).kill_on_drop(true);
+    command.arg("--repo").arg(repo).args(["--log", "warn"]).stdin(Stdio::null()).kill_on_drop(true);
     Ok(command)
 }
 
@@ -362,7 +360,9 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if !self.keep && let Err(error) = std::fs::remove_dir_all(&self.path) {
+        if !self.keep
+            && let Err(error) = std::fs::remove_dir_all(&self.path)
+        {
             tracing::warn!(folder = %self.path.display(), %error, "the demo's folder could not be removed");
         }
     }
@@ -432,7 +432,8 @@ fn generate(path: &Path, size: u64) -> Result<(), Failure> {
 
 /// Whether two files hold the same bytes.
 fn equal(a: &Path, b: &Path) -> Result<bool, Failure> {
-    let failed = |e: std::io::Error| Failure::new("demo", format!("comparing {} and {}: {e}", a.display(), b.display()));
+    let failed =
+        |e: std::io::Error| Failure::new("demo", format!("comparing {} and {}: {e}", a.display(), b.display()));
     let (mut a, mut b) = (std::fs::File::open(a).map_err(failed)?, std::fs::File::open(b).map_err(failed)?);
     let mut left = a.metadata().map_err(failed)?.len();
     if left != b.metadata().map_err(failed)?.len() {

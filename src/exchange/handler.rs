@@ -40,8 +40,7 @@ const HASHED_AT_ONCE: usize = 4;
 const QUEUE_MAX: usize = 1024;
 
 /// Hashes blocks away from the connection's own task.
-pub type Verify =
-    Arc<dyn Fn(Vec<(Prefix, Bytes)>) -> BoxFuture<'static, Result<Vec<Block>, BlockError>> + Send + Sync>;
+pub type Verify = Arc<dyn Fn(Vec<(Prefix, Bytes)>) -> BoxFuture<'static, Result<Vec<Block>, BlockError>> + Send + Sync>;
 
 /// What every connection of a node shares.
 #[derive(Clone)]
@@ -87,7 +86,7 @@ impl UpgradeInfo for Upgrade {
     type InfoIter = std::vec::IntoIter<Offer>;
 
     fn protocol_info(&self) -> Self::InfoIter {
-        self.0.to_vec().into_iter()
+        Vec::from(&*self.0).into_iter()
     }
 }
 
@@ -444,7 +443,7 @@ async fn read_frame(stream: &mut Stream, pool: &Pool) -> Result<Option<Bytes>, F
         have += 1;
         if let FrameLength::Ready { length, .. } = wire::frame_length(header.get(..have).unwrap_or_default())? {
             let mut buffer = pool.take(length);
-            Pin::new(&mut *stream).read_exact(buffer.as_mut()).await?;
+            Pin::new(&mut *stream).read_exact(buffer.filled()).await?;
             return Ok(Some(buffer.freeze()));
         }
     }

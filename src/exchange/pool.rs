@@ -45,7 +45,7 @@ impl Pool {
 
 impl Buffer {
     /// The loaned bytes, to be filled.
-    pub fn as_mut(&mut self) -> &mut [u8] {
+    pub fn filled(&mut self) -> &mut [u8] {
         self.bytes.get_mut(..self.len).unwrap_or_default()
     }
 
@@ -79,7 +79,7 @@ mod tests {
     fn buffers_come_back_when_the_last_slice_is_dropped() {
         let pool = Pool::default();
         let mut buffer = pool.take(1 << 20);
-        buffer.as_mut().fill(7);
+        buffer.filled().fill(7);
         let address = buffer.as_ref().as_ptr();
         let bytes = buffer.freeze();
         let slice = bytes.slice(5..10);

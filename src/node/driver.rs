@@ -55,6 +55,9 @@ struct Connected {
     agent: Option<String>,
 }
 
+/// Where the outcome of a dial goes.
+type Answer = oneshot::Sender<Result<PeerId, ConnectError>>;
+
 pub(super) struct Driver {
     swarm: Swarm<Composed>,
     private: bool,
@@ -66,7 +69,7 @@ pub(super) struct Driver {
     peers: HashMap<PeerId, Connected>,
     redial: Redial,
     /// Dials under way: the address as it was asked for, and who waits for the outcome.
-    dials: HashMap<ConnectionId, (Multiaddr, Option<oneshot::Sender<Result<PeerId, ConnectError>>>)>,
+    dials: HashMap<ConnectionId, (Multiaddr, Option<Answer>)>,
 }
 
 impl Driver {
@@ -277,7 +280,7 @@ impl Driver {
         }
     }
 
-    fn dial(&mut self, address: Multiaddr, answer: Option<oneshot::Sender<Result<PeerId, ConnectError>>>) {
+    fn dial(&mut self, address: Multiaddr, answer: Option<Answer>) {
         if let Some(peer) = peer_of(&address).filter(|peer| self.peers.contains_key(peer)) {
             self.redial.connected(peer, Some(&address));
             if let Some(answer) = answer {

@@ -27,9 +27,10 @@ pub fn from_store(error: &StoreError) -> Failure {
         StoreError::UnknownFile(_) | StoreError::Busy(_) | StoreError::Index(_) => "index",
     };
     match error {
-        StoreError::NotAFile(path) if path.is_dir() => {
-            Failure::new(code, format!("{} is a directory; directories cannot be added yet, name its files", path.display()))
-        }
+        StoreError::NotAFile(path) if path.is_dir() => Failure::new(
+            code,
+            format!("{} is a directory; directories cannot be added yet, name its files", path.display()),
+        ),
         StoreError::Io { path, source } if source.kind() == ErrorKind::NotFound => {
             Failure::new(code, format!("{} does not exist", path.display()))
         }
@@ -61,10 +62,14 @@ pub fn from_write(error: WriteError) -> Failure {
 #[must_use]
 pub fn from_walk(root: &Cid, error: WalkError) -> Failure {
     match error {
-        WalkError::NotAFile(kind) => {
-            Failure::new("not-a-file", format!("{root} is a {kind}, and only files can be pulled so far: name the CID of a file in it"))
-        }
+        WalkError::NotAFile(kind) => Failure::new(
+            "not-a-file",
+            format!("{root} is a {kind}, and only files can be pulled so far: name the CID of a file in it"),
+        ),
         WalkError::UnknownCodec(_) => Failure::new("unknown-codec", format!("{root}: {error}")),
-        other => Failure::new("bad-tree", format!("the tree of {root} lies or is damaged: {other}. Nobody can have a better one under this CID")),
+        other => Failure::new(
+            "bad-tree",
+            format!("the tree of {root} lies or is damaged: {other}. Nobody can have a better one under this CID"),
+        ),
     }
 }

@@ -108,7 +108,7 @@ enum Refused {
     /// The disk did not take it.
     Write(WriteError),
     /// The local copy was not what the index said: ask the swarm.
-    NotLocal(Task),
+    NotLocal(Box<Task>),
     /// The leaf is not what the tree claims.
     Lie(Failure),
 }
@@ -237,7 +237,7 @@ impl Fetch {
         let offset = self.extents.offsets.get(run as usize).copied().unwrap_or_default();
         leaves.seek(offset, first).map_err(broken_tree)?;
         let mut tasks = Vec::new();
-        for leaf in leaves.take((last - first) as usize) {
+        for leaf in leaves.take(tasks_max(last - first)) {
             let leaf = leaf.map_err(broken_tree)?;
             if !self.writer.has(leaf.index) {
                 tasks.push(Task { leaf: leaf.index, offset: leaf.offset, len: leaf.len, cid: leaf.cid });
@@ -265,7 +265,7 @@ impl Fetch {
         self.writes.push(tokio::task::spawn_blocking(move || {
             let found = store.read(&widen(&task.cid)).ok().flatten();
             let Some(block) = found.and_then(|bytes| Block::verify(&task.cid, bytes).ok()) else {
-                return Err(Refused::NotLocal(task));
+                return Err(Refused::NotLocal(Box::new(task)));
             };
             let cid = task.cid;
             let tasks = vec![task];
@@ -290,7 +290,7 @@ impl Fetch {
             }
             Err(Refused::NotLocal(task)) => {
                 session.want(vec![(task.cid, task.len)]);
-                self.wanted.entry(widen(&task.cid)).or_default().push(task);
+                self.wanted.entry(widen(&task.cid)).or_default().push(*task);
                 Ok(())
             }
             Err(Refused::Write(error)) => Err(from_write(error)),
@@ -313,6 +313,11 @@ impl Fetch {
             self.epoch = Some(tokio::task::spawn_blocking(move || writer.commit_epoch()));
         }
     }
+}
+
+/// An extent's length as a count of things in memory.
+fn tasks_max(leaves: u64) -> usize {
+    usize::try_from(leaves).unwrap_or(usize::MAX)
 }
 
 /// Writes one leaf's data to all its places.

@@ -24,7 +24,7 @@ const ENDED_JOBS_MAX: usize = 100;
 
 /// All pulls of one engine.
 #[derive(Debug, Clone)]
-pub struct Jobs(Arc<Shared>);
+pub(super) struct Jobs(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {

@@ -179,7 +179,10 @@ impl Engine {
             }
             Request::Connect { addr } => {
                 let parsed = addr.parse().map_err(|e| {
-                    Failure::new("bad-address", format!("{addr:?} is not a multiaddr ({e}); it looks like /ip4/10.0.0.1/tcp/4001/p2p/12D3…"))
+                    Failure::new(
+                        "bad-address",
+                        format!("{addr:?} is not a multiaddr ({e}); it looks like /ip4/10.0.0.1/tcp/4001/p2p/12D3…"),
+                    )
                 })?;
                 let peer = self.node()?.connect(parsed).await.map_err(|e| Failure::new("connect-failed", e))?;
                 events.say(Event::Connected { peer_id: peer.to_string() }).await;
@@ -195,7 +198,7 @@ impl Engine {
     async fn add(&self, request: AddRequest, events: &Events) -> Result<(), Failure> {
         let profile = roots::profile(&request.options)?;
         for WirePath(path) in request.paths {
-            let (profile, only_hash, shown) = (profile.clone(), request.options.only_hash, path.clone());
+            let (profile, only_hash, shown) = (profile, request.options.only_hash, path.clone());
             let progress = events.clone();
             let imported = self
                 .blocking(move |engine| {
@@ -219,7 +222,10 @@ impl Engine {
         let node = self.node()?;
         for peer in &request.peers {
             let addr = peer.parse().map_err(|e| {
-                Failure::new("bad-address", format!("{peer:?} is not a multiaddr ({e}); it looks like /ip4/10.0.0.1/tcp/4001/p2p/12D3…"))
+                Failure::new(
+                    "bad-address",
+                    format!("{peer:?} is not a multiaddr ({e}); it looks like /ip4/10.0.0.1/tcp/4001/p2p/12D3…"),
+                )
             })?;
             node.keep(addr);
         }

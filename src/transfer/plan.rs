@@ -35,7 +35,8 @@ impl Tree {
     /// # Errors
     /// `index-damaged` when the index does not hold what it says, and those of the index.
     pub fn of(store: &Store, file: &FileRecord) -> Result<Self, Failure> {
-        let damaged = |what| Failure::new("index-damaged", format!("{}: {what}; get or add it again", file.path.display()));
+        let damaged =
+            |what| Failure::new("index-damaged", format!("{}: {what}; get or add it again", file.path.display()));
         let root = file.root.ok_or_else(|| damaged("its root is unknown"))?;
         let mut tree = Self { root, size: file.len, wrap: Vec::new() };
         let first = tree.leaves(store).next().ok_or_else(|| damaged("its tree has no leaves"))?.map_err(broken_tree)?;
@@ -63,10 +64,9 @@ pub struct Extents {
 fn node_source(store: &Store) -> impl FnMut(&Cid) -> Result<Bytes, Failure> + use<> {
     let store = store.clone();
     move |cid| {
-        store
-            .node(&widen(cid))
-            .map_err(|e| from_store(&e))?
-            .ok_or_else(|| Failure::new("index-incomplete", format!("the index lacks the inner node {cid}; get the file again")))
+        store.node(&widen(cid)).map_err(|e| from_store(&e))?.ok_or_else(|| {
+            Failure::new("index-incomplete", format!("the index lacks the inner node {cid}; get the file again"))
+        })
     }
 }
 
@@ -113,14 +113,20 @@ fn measure(store: &Store, tree: &Tree) -> Result<Extents, Failure> {
     for leaf in tree.leaves(store) {
         let leaf = leaf.map_err(broken_tree)?;
         if leaf.len as usize > BLOCK_BYTES_MAX {
-            return Err(Failure::new("bad-tree", format!("leaf {} claims {} bytes, more than a block may have", leaf.cid, leaf.len)));
+            return Err(Failure::new(
+                "bad-tree",
+                format!("leaf {} claims {} bytes, more than a block may have", leaf.cid, leaf.len),
+            ));
         }
         if leaves % EXTENT_LEAVES == 0 {
             offsets.push(leaf.offset);
         }
         leaves += 1;
         if leaves > LEAVES_MAX {
-            return Err(Failure::new("too-many-leaves", format!("{} has more than {LEAVES_MAX} leaves, the limit of one file", tree.root)));
+            return Err(Failure::new(
+                "too-many-leaves",
+                format!("{} has more than {LEAVES_MAX} leaves, the limit of one file", tree.root),
+            ));
         }
     }
     Ok(Extents { leaves, offsets })
@@ -128,7 +134,8 @@ fn measure(store: &Store, tree: &Tree) -> Result<Extents, Failure> {
 
 /// Which of `slices` equal parts of the key space a key lies in.
 fn slice_of(key: &Multihash, slices: u64) -> u64 {
-    let head = key.digest().iter().chain(std::iter::repeat(&0)).take(4).fold(0_u64, |acc, byte| acc << 8 | u64::from(*byte));
+    let head =
+        key.digest().iter().chain(std::iter::repeat(&0)).take(4).fold(0_u64, |acc, byte| acc << 8 | u64::from(*byte));
     (head * slices) >> 32
 }
 

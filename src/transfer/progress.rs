@@ -55,7 +55,11 @@ impl Meter {
     #[must_use]
     pub fn eta_seconds(&self, now: Instant, left: u64) -> Option<u64> {
         let rate = self.rate(now);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a saturating cast of a positive number")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a saturating cast of a positive number"
+        )]
         (rate >= 1.0).then(|| (left as f64 / rate).ceil() as u64)
     }
 

@@ -70,7 +70,7 @@ fn hash_file(
     let chunk = u64::from(profile.chunk);
     let run_bytes = chunk * (RUN_BYTES / chunk).clamp(1, RUN_LEAVES_MAX);
     let runs = total.div_ceil(run_bytes);
-    let workers = std::thread::available_parallelism().map_or(2, |n| n.get() as u64).min(runs.max(1));
+    let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let zero_leaf = leaf(profile, &vec![0; profile.chunk as usize]);
     let mut builder = Builder::new(*profile);
     if total == 0 {
@@ -82,10 +82,10 @@ fn hash_file(
         let queues: Vec<Receiver<Result<Vec<LeafRef>, Failure>>> = (0..workers)
             .map(|worker| {
                 let (results, queue) = sync_channel(RUNS_AHEAD);
-                let zero_leaf = zero_leaf.clone();
+                let zero_leaf = &zero_leaf;
                 scope.spawn(move || {
-                    let mine = (worker..runs).step_by(workers as usize);
-                    hash_runs(source, profile, run_bytes, &zero_leaf, mine, &results);
+                    let mine = (worker as u64..runs).step_by(workers);
+                    hash_runs(source, profile, run_bytes, zero_leaf, mine, &results);
                 });
                 queue
             })
@@ -135,7 +135,7 @@ fn hash_run(
     let end = (offset + run_bytes).min(source.len());
     let full_chunks = (end - offset) / u64::from(profile.chunk);
     if full_chunks * u64::from(profile.chunk) == end - offset && source.is_hole(&(offset..end)) {
-        return Ok((0..full_chunks).map(|_| zero_leaf.clone()).collect());
+        return Ok((0..full_chunks).map(|_| *zero_leaf).collect());
     }
     #[expect(clippy::cast_possible_truncation, reason = "at most RUN_BYTES or one chunk")]
     let Some(bytes) = buffer.get_mut(..(end - offset) as usize) else {

@@ -228,12 +228,7 @@ impl Work<'_> {
         }
     }
 
-    async fn bring(
-        &self,
-        session: &mut Session,
-        open: &mut OpenFile,
-        last_byte: &LastByte,
-    ) -> Result<(), Failure> {
+    async fn bring(&self, session: &mut Session, open: &mut OpenFile, last_byte: &LastByte) -> Result<(), Failure> {
         let known = blocking({
             let (store, root, output) = (self.store.clone(), self.root, self.request.output.0.clone());
             move || unfinished(&store, &root, &output)?.map(|record| Tree::of(&store, &record)).transpose()
@@ -362,7 +357,8 @@ impl Work<'_> {
             });
             match planned {
                 Ok(extents) => {
-                    let record = store.file(id).ok_or_else(|| Failure::new("bug", "a planned file is not in the index"))?;
+                    let record =
+                        store.file(id).ok_or_else(|| Failure::new("bug", "a planned file is not in the index"))?;
                     Ok((record, extents))
                 }
                 Err(failure) => {
@@ -410,7 +406,9 @@ impl Work<'_> {
         }
         let peers = self.node.peers().await.len();
         let waiting = if peers == 0 {
-            let mut text = "no peers connected; waiting for one (`--peer ADDR` or `peers` in node.toml say where to look)".to_owned();
+            let mut text =
+                "no peers connected; waiting for one (`--peer ADDR` or `peers` in node.toml say where to look)"
+                    .to_owned();
             for (address, reason) in self.node.dial_report().await {
                 text = format!("{text}; {address}: {reason}");
             }

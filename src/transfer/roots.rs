@@ -34,7 +34,10 @@ pub(super) fn remove(store: &Store, cid: &str, delete_partial: bool) -> Result<V
         if delete_partial && deletable {
             match std::fs::remove_file(&file.path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Failure::new("delete-failed", format!("{} could not be deleted: {error}", file.path.display())));
+                    return Err(Failure::new(
+                        "delete-failed",
+                        format!("{} could not be deleted: {error}", file.path.display()),
+                    ));
                 }
                 _ => {}
             }
@@ -54,7 +57,10 @@ pub(super) fn verify(
     let mut verified = Vec::new();
     for file in under(store, cid)? {
         if matches!(file.state, FileState::Partial) {
-            return Err(Failure::new("not-complete", format!("{cid} is not complete yet; `bitshoal jobs` shows its pull")));
+            return Err(Failure::new(
+                "not-complete",
+                format!("{cid} is not complete yet; `bitshoal jobs` shows its pull"),
+            ));
         }
         let tree = Tree::of(store, &file)?;
         let verdict = verify_file(store, &tree, &file.path, bad, &mut |done, total| progress(&file.path, done, total))?;

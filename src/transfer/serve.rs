@@ -17,7 +17,7 @@ use super::plan::widen;
 const READS_AT_ONCE: usize = 4;
 
 /// Answers until the node stops.
-pub async fn serve(store: Store, mut reads: Reads) {
+pub(super) async fn serve(store: Store, mut reads: Reads) {
     let permits = Arc::new(Semaphore::new(READS_AT_ONCE));
     while let Some(request) = reads.next().await {
         let Ok(permit) = permits.clone().acquire_owned().await else { return };

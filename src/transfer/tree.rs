@@ -27,16 +27,16 @@ const NODE_BYTES_HINT: u32 = 48 * 1024;
 
 /// A tree whose inner nodes are all in the index.
 #[derive(Debug)]
-pub struct PulledTree {
+pub(super) struct PulledTree {
     /// What planning needs.
-    pub tree: Tree,
+    pub(super) tree: Tree,
     /// The leftmost leaf, when it had to be pulled to learn the tree's shape.
-    pub first_leaf: Option<Block>,
+    pub(super) first_leaf: Option<Block>,
 }
 
 /// What happened meanwhile that the user may want to know.
 #[derive(Debug)]
-pub enum Notice {
+pub(super) enum Notice {
     /// No connected peer has this block; it is asked for again when that changes.
     NobodyHas(Cid),
     /// The number of connected peers.
@@ -49,7 +49,7 @@ pub enum Notice {
 ///
 /// # Errors
 /// Trees that lie or are not files, and those of the index. It waits for ever for peers.
-pub async fn pull_tree(
+pub(super) async fn pull_tree(
     store: &Store,
     session: &mut Session,
     root: Cid,
@@ -128,14 +128,20 @@ impl Nodes<'_> {
                 Some(before) if before != size => {
                     return Err(Failure::new(
                         "bad-tree",
-                        format!("the tree of {} lies: {} is claimed to hold {before} and {size} bytes", self.root, child.claim.cid),
+                        format!(
+                            "the tree of {} lies: {} is claimed to hold {before} and {size} bytes",
+                            self.root, child.claim.cid
+                        ),
                     ));
                 }
                 Some(_) => {}
             }
         }
         if self.seen.len() as u64 > self.nodes_max {
-            let text = format!("the tree of {} has more than {} inner nodes, too many for its size", self.root, self.nodes_max);
+            let text = format!(
+                "the tree of {} has more than {} inner nodes, too many for its size",
+                self.root, self.nodes_max
+            );
             return Err(Failure::new("bad-tree", text));
         }
         Ok(())
@@ -186,7 +192,10 @@ impl Nodes<'_> {
     /// tell that it is one.
     fn take_in(&mut self, claim: &Claim, block: Block, expanded: Expanded, fresh: bool) -> Result<(), Failure> {
         if !expanded.children.is_empty() && expanded.own_data.is_some() {
-            let text = format!("node {} of {} holds both data and links, which no program writes and this one does not take", claim.cid, self.root);
+            let text = format!(
+                "node {} of {} holds both data and links, which no program writes and this one does not take",
+                claim.cid, self.root
+            );
             return Err(Failure::new("bad-tree", text));
         }
         self.enqueue(&expanded)?;
@@ -247,9 +256,12 @@ async fn next_event(session: &mut Session) -> Result<SessionEvent, Failure> {
 
 /// The codecs whose blocks can be files.
 #[must_use]
-pub fn unknown_codec(cid: &Cid) -> Failure {
+pub(super) fn unknown_codec(cid: &Cid) -> Failure {
     Failure::new(
         "unknown-codec",
-        format!("{cid} has codec 0x{:x}, which is not a file: files have codec raw (0x55) or dag-pb (0x70)", cid.codec()),
+        format!(
+            "{cid} has codec 0x{:x}, which is not a file: files have codec raw (0x55) or dag-pb (0x70)",
+            cid.codec()
+        ),
     )
 }

@@ -24,7 +24,10 @@ fn main() {
     let arguments = common::arguments();
     let most: u64 = arguments.value("most").map_or(10_000_000, |n| n.parse().unwrap());
     let folder = arguments.value("dir").map_or_else(std::env::temp_dir, Into::into);
-    println!("{:>10} {:>10} {:>9} {:>10} {:>10} {:>6} {:>10}", "references", "index", "bytes/ref", "refs/s", "µs/look-up", "ratio", "peak anon");
+    println!(
+        "{:>10} {:>10} {:>9} {:>10} {:>10} {:>6} {:>10}",
+        "references", "index", "bytes/ref", "refs/s", "µs/look-up", "ratio", "peak anon"
+    );
     let mut first = None;
     for references in [10_000, 1_000_000, 10_000_000].into_iter().filter(|n| *n <= most) {
         let work = tempfile::tempdir_in(&folder).unwrap();
@@ -60,7 +63,8 @@ fn fill(folder: &Path, references: u64) -> (f64, Store) {
             .map(|leaf| (leaf, key(leaf)))
             .filter(|(_, key)| slice_of(key, slices) == slice)
             .map(|(leaf, key)| {
-                let place = LeafPlace { file, leaf, offset: leaf * LEAF_BYTES, len: LEAF_BYTES as u32, wrap: Vec::new() };
+                let place =
+                    LeafPlace { file, leaf, offset: leaf * LEAF_BYTES, len: LEAF_BYTES as u32, wrap: Vec::new() };
                 (key, place)
             })
             .collect();

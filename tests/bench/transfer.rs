@@ -35,7 +35,17 @@ fn main() {
     }
     println!(
         "{:<12} {:<8} {:>9} {:>9} {:>6}  {:>10} {:>10} {:>9} {:>9}  {:>11} {:>11}",
-        "folder", "", "raw MB/s", "pull MB/s", "ratio", "anon send", "anon recv", "rss send", "rss recv", "cache send", "cache recv"
+        "folder",
+        "",
+        "raw MB/s",
+        "pull MB/s",
+        "ratio",
+        "anon send",
+        "anon recv",
+        "rss send",
+        "rss recv",
+        "cache send",
+        "cache recv"
     );
     for folder in &folders {
         let work = tempfile::tempdir_in(folder).unwrap();
@@ -107,13 +117,15 @@ fn pull(transport: &str, folder: &Path, file: &Path, size: u64) -> Pull {
 fn raw(transport: &str, size: u64) -> f64 {
     let own = std::env::current_exe().unwrap();
     let size_text = size.to_string();
-    let mut sender = common::Lines::spawn(
-        std::process::Command::new(&own).args(["--raw-send", transport, "--size", &size_text]),
-    );
+    let mut sender =
+        common::Lines::spawn(std::process::Command::new(&own).args(["--raw-send", transport, "--size", &size_text]));
     let address = sender.next();
-    let mut receiver = common::Lines::spawn(
-        std::process::Command::new(&own).args(["--raw-receive", transport, "--address", &address]),
-    );
+    let mut receiver = common::Lines::spawn(std::process::Command::new(&own).args([
+        "--raw-receive",
+        transport,
+        "--address",
+        &address,
+    ]));
     let seconds: f64 = receiver.next().parse().unwrap();
     size as f64 / 1e6 / seconds
 }

@@ -59,7 +59,8 @@ fn a_publisher_killed_while_it_serves_or_adds_loses_nothing() {
     let reader = Repo::member(folder.path(), "reader", &publisher);
     let original = folder.path().join("original.bin");
     noise(&original, SIZE, 4);
-    let mut child = publisher.command(&["add", original.to_str().unwrap()]).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut child =
+        publisher.command(&["add", original.to_str().unwrap()]).stdout(std::process::Stdio::null()).spawn().unwrap();
     wait_a_moment(Duration::from_millis(15));
     child.kill().unwrap();
     child.wait().unwrap();
@@ -69,8 +70,7 @@ fn a_publisher_killed_while_it_serves_or_adds_loses_nothing() {
     let cid = added[0]["cid"].as_str().unwrap().to_owned();
 
     let from = publisher.daemon();
-    let (listen, address) =
-        (from.address().split("/p2p/").next().unwrap().to_owned(), from.address().to_owned());
+    let (listen, address) = (from.address().split("/p2p/").next().unwrap().to_owned(), from.address().to_owned());
     let _to = reader.daemon();
     let copy = folder.path().join("copy.bin");
     let get = reader.start_get(&cid, &copy, &["--peer", &address]);

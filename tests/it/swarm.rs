@@ -162,7 +162,8 @@ fn a_stranger_with_another_swarm_key_gets_nothing() {
     let said = stranger.refused(&["connect", from.address()]);
     assert!(said.contains("swarm key"), "{said}");
     let copy = folder.path().join("copy.bin");
-    let said = stranger.refused(&["get", &cid, "-o", copy.to_str().unwrap(), "--peer", from.address(), "--timeout", "3"]);
+    let said =
+        stranger.refused(&["get", &cid, "-o", copy.to_str().unwrap(), "--peer", from.address(), "--timeout", "3"]);
     assert!(said.contains("swarm key"), "{said}");
     assert!(!copy.exists());
     assert!(publisher.ask(&["peers"]).is_empty());
