@@ -78,11 +78,11 @@ impl SourceFile {
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), StoreError> {
         let number = offset / SECTION_BYTES;
         let mut sections = self.sections();
-        if !sections.contains_key(&number) {
+        sections.entry(number).or_insert_with(|| {
             let range = self.section(number);
             let hot = range.is_empty() || platform::mostly_resident(&self.file, &range);
-            sections.insert(number, Section { hot, released: 0 });
-        }
+            Section { hot, released: 0 }
+        });
         drop(sections);
         platform::read_exact_at(&self.file, offset, out).map_err(|e| match e.kind() {
             io::ErrorKind::UnexpectedEof => StoreError::Changed(self.path.clone()),

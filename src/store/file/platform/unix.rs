@@ -110,7 +110,7 @@ pub(crate) fn mostly_resident(file: &File, range: &Range<u64>) -> bool {
 pub(crate) fn resident_bytes(file: &File, len: u64) -> u64 {
     const PIECE: u64 = 1 << 30;
     let mut bytes = 0;
-    for start in (0..len).step_by(PIECE as usize) {
+    for start in (0..len.div_ceil(PIECE)).map(|piece| piece * PIECE) {
         let piece = usize::try_from(PIECE.min(len - start)).unwrap_or(0);
         // SAFETY: nobody reads through this mapping; it only lives for mincore, which touches no mapped byte.
         match unsafe { memmap2::MmapOptions::new().offset(start).len(piece).map(file) } {
