@@ -156,9 +156,10 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(96))]
         #[test]
         fn behaves_like_a_set_of_numbers(
-            len in 1_u64..100_000,
+            len in 1_u64..70_000,
             steps in proptest::collection::vec((any::<bool>(), any::<u64>()), 0..400),
             from in any::<u64>(), to in any::<u64>(),
         ) {

@@ -8,13 +8,16 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::platform;
 use crate::store::{NewFile, Stamp, StoreError};
 
-/// Whether a part of the file was in the page cache before we came is asked once per section of this many bytes.
-const SECTION_BYTES: u64 = 64 << 20;
+/// Whether a part of the file was in the page cache before we came is asked once per section of this many bytes, and a
+/// section's pages leave together: the cache keeps a file in pieces of up to 2 MiB, which only leave whole.
+const SECTION_BYTES: u64 = 32 << 20;
+/// What a piece of the cache may reach back over a section's beginning.
+const OVERLAP_BYTES: u64 = 4 << 20;
 
 /// A file that is being added.
 #[derive(Debug)]
@@ -22,8 +25,15 @@ pub struct SourceFile {
     path: PathBuf,
     file: File,
     stamp: Stamp,
-    /// Section → whether it was hot before our first read of it.
-    hot: Mutex<HashMap<u64, bool>>,
+    sections: Mutex<HashMap<u64, Section>>,
+}
+
+#[derive(Debug)]
+struct Section {
+    /// Most of it was in the page cache before our first read of it.
+    hot: bool,
+    /// Bytes of it that are done with.
+    released: u64,
 }
 
 #[expect(clippy::len_without_is_empty, reason = "a file's length, not a collection's")]
@@ -40,7 +50,7 @@ impl SourceFile {
         }
         let file = File::open(&path).map_err(StoreError::io(&path))?;
         let stamp = platform::stamp(&file).map_err(StoreError::io(&path))?;
-        Ok(Self { path, file, stamp, hot: Mutex::new(HashMap::new()) })
+        Ok(Self { path, file, stamp, sections: Mutex::default() })
     }
 
     /// The absolute path.
@@ -66,13 +76,14 @@ impl SourceFile {
     /// # Errors
     /// [`StoreError::Changed`] when the file ends before that; [`StoreError::Io`].
     pub fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<(), StoreError> {
-        let section = offset / SECTION_BYTES;
-        let mut hot = self.hot.lock().unwrap_or_else(PoisonError::into_inner);
-        hot.entry(section).or_insert_with(|| {
-            let start = section * SECTION_BYTES;
-            platform::mostly_resident(&self.file, &(start..(start + SECTION_BYTES).min(self.stamp.len.max(start + 1))))
+        let number = offset / SECTION_BYTES;
+        let mut sections = self.sections();
+        sections.entry(number).or_insert_with(|| {
+            let range = self.section(number);
+            let hot = range.is_empty() || platform::mostly_resident(&self.file, &range);
+            Section { hot, released: 0 }
         });
-        drop(hot);
+        drop(sections);
         platform::read_exact_at(&self.file, offset, out).map_err(|e| match e.kind() {
             io::ErrorKind::UnexpectedEof => StoreError::Changed(self.path.clone()),
             _ => StoreError::io(&self.path)(e),
@@ -85,13 +96,31 @@ impl SourceFile {
         platform::next_data(&self.file, range.start).is_some_and(|data| data >= range.end)
     }
 
-    /// The range has been hashed: its pages may leave the page cache if it was us who brought them in.
+    /// The range has been hashed, once: its pages may leave the page cache if it was us who brought them in.
     pub fn release(&self, range: Range<u64>) {
-        let hot = self.hot.lock().unwrap_or_else(PoisonError::into_inner);
-        if hot.get(&(range.start / SECTION_BYTES)) == Some(&false) {
-            drop(hot);
-            platform::drop_cache(&self.file, &range);
+        for number in range.start / SECTION_BYTES..range.end.div_ceil(SECTION_BYTES) {
+            let section = self.section(number);
+            let mut sections = self.sections();
+            let Some(known) = sections.get_mut(&number) else { continue };
+            known.released += range.end.min(section.end).saturating_sub(range.start.max(section.start));
+            if known.hot || known.released < section.end - section.start {
+                continue;
+            }
+            let before_is_hot = number.checked_sub(1).and_then(|b| sections.get(&b)).is_none_or(|before| before.hot);
+            drop(sections);
+            let start = if before_is_hot { section.start } else { section.start.saturating_sub(OVERLAP_BYTES) };
+            platform::drop_cache(&self.file, &(start..section.end));
         }
+    }
+
+    /// What a section covers of the file.
+    fn section(&self, number: u64) -> Range<u64> {
+        let start = (number * SECTION_BYTES).min(self.stamp.len);
+        start..(start + SECTION_BYTES).min(self.stamp.len)
+    }
+
+    fn sections(&self) -> MutexGuard<'_, HashMap<u64, Section>> {
+        self.sections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Proves that the file is still the one that was opened, with the same length and time of last change.

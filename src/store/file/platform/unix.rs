@@ -144,12 +144,9 @@ pub(crate) fn will_need(mapping: &[u8]) {
     advise(mapping, libc::MADV_WILLNEED);
 }
 
-/// Brings a part of a mapping into the page tables at once instead of a fault for every few pages.
-pub(crate) fn populate(mapping: &[u8]) {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    advise(mapping, libc::MADV_POPULATE_READ);
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let _ = mapping;
+/// Tells the system to bring in nothing of a mapping but what is touched or asked for.
+pub(crate) fn no_read_ahead(mapping: &[u8]) {
+    advise(mapping, libc::MADV_RANDOM);
 }
 
 fn advise(mapping: &[u8], advice: c_int) {
@@ -265,7 +262,7 @@ pub(crate) fn network_file_system(_dir: &Path) -> io::Result<Option<&'static str
     Ok(None)
 }
 
-fn page_bytes() -> usize {
+pub(crate) fn page_bytes() -> usize {
     rustix::param::page_size()
 }
 

@@ -140,7 +140,12 @@ pub(crate) fn next_data(_file: &File, _offset: u64) -> Option<u64> {
 
 pub(crate) fn will_need(_mapping: &[u8]) {}
 
-pub(crate) fn populate(_mapping: &[u8]) {}
+pub(crate) fn no_read_ahead(_mapping: &[u8]) {}
+
+/// What files are mapped by; only mapped windows would ask.
+pub(crate) fn page_bytes() -> usize {
+    4096
+}
 
 pub(crate) fn release_mapping(_path: &Path) {}
 
