@@ -7,3 +7,5 @@ pub mod client;
 pub mod limits;
 pub mod message;
 pub mod server;
+#[cfg(test)]
+mod sim;

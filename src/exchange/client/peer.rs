@@ -25,7 +25,7 @@ pub(super) struct Peer {
     pub(super) standing_haves: usize,
     /// Every want about which it has a word.
     pub(super) wants: BTreeSet<WantNumber>,
-    /// Those of them where it said DONT_HAVE to WANT-BLOCK.
+    /// Those of them where it was silent and is too old to say DONT_HAVE.
     pub(super) lacks_block: BTreeSet<WantNumber>,
     /// Those of them where it said DONT_HAVE to WANT-HAVE.
     pub(super) lacks: BTreeSet<WantNumber>,
@@ -78,7 +78,7 @@ impl Peer {
 
     /// Whether it may be asked for another block of `size` bytes.
     pub(super) fn has_room(&self, size: u32) -> bool {
-        let blocks = if self.failures >= FAILURES_MAX { 1 } else { limits::PIPELINE_BLOCKS_MIN };
+        let blocks = if self.has_failed() { 1 } else { limits::PIPELINE_BLOCKS_MIN };
         if self.asks >= limits::WANT_BLOCKS_PER_PEER {
             return false;
         }
@@ -95,6 +95,11 @@ impl Peer {
     /// How long `bytes` more will take, by what has been measured.
     pub(super) fn expected(&self, bytes: u32) -> Duration {
         self.pace.expected(self.in_flight + u64::from(bytes))
+    }
+
+    /// Whether it let us wait in vain several times in a row.
+    pub(super) const fn has_failed(&self) -> bool {
+        self.failures >= FAILURES_MAX
     }
 
     /// Whether its rate is known.

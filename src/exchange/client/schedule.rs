@@ -119,7 +119,7 @@ impl Client {
         first.filter(fits)
     }
 
-    /// Asks a peer for a block, and withdraws it from those that lack it and would push it later.
+    /// Asks a peer for a block, and withdraws it from old peers that were silent and might push it later.
     fn ask(&mut self, now: Instant, number: WantNumber, peer_number: PeerNumber) {
         let Some(want) = self.wants.get(&number) else { return };
         let (cid, size) = (want.cid, want.size);
@@ -130,7 +130,7 @@ impl Client {
             .map(|(peer, _)| *peer)
             .collect();
         for peer in lacking {
-            self.withdraw_lacking(now, number, peer);
+            self.shun(number, peer, now + limits::SHUNNED_FOR);
         }
         let Some(peer) = self.peers.get_mut(&peer_number) else { return };
         let over = (peer.standing_blocks >= limits::WANT_BLOCKS_PER_PEER).then(|| peer.lacks_block.first().copied());
@@ -142,20 +142,6 @@ impl Client {
         if let Some(Some(oldest)) = over {
             self.shun(oldest, peer_number, now + limits::SHUNNED_FOR);
         }
-    }
-
-    /// Cancels a WANT-BLOCK that was answered DONT_HAVE. A peer that can be asked whether it has the block by now is
-    /// asked so again, should the want come back to the queue; from an old one nothing can be learnt but by waiting.
-    fn withdraw_lacking(&mut self, now: Instant, number: WantNumber, peer_number: PeerNumber) {
-        let Some(want) = self.wants.get(&number) else { return };
-        let Some(peer) = self.peers.get_mut(&peer_number) else { return };
-        if !peer.speaks_presence() {
-            self.shun(number, peer_number, now + limits::SHUNNED_FOR);
-            return;
-        }
-        peer.push_cancel(want.cid, true);
-        self.set_word(number, peer_number, None);
-        self.look_again(number, peer_number);
     }
 
     /// Lets a partial peer be asked about a want once more.
@@ -227,6 +213,7 @@ impl Client {
             }
         }
         if let Some((_, want)) = slowest {
+            self.counters.asked_twice += 1;
             self.ask(now, want, number);
         }
     }

@@ -54,20 +54,32 @@ impl Client {
             return;
         }
         if others {
-            peer.failures += 1;
-            self.shun(number, peer_number, now + limits::SHUNNED_FOR);
+            self.give_up(number, peer_number, now + limits::SHUNNED_FOR);
             return;
         }
         let waited = now.saturating_duration_since(ask.since);
         let alive = peer.block_at.is_some_and(|at| at > ask.since);
         let patience = if alive { limits::RESEND_AFTER * PATIENCE } else { limits::RESEND_AFTER };
         if waited >= patience {
-            peer.failures += 1;
-            self.shun(number, peer_number, now + limits::SHUNNED_ALONE_FOR);
+            self.give_up(number, peer_number, now + limits::SHUNNED_ALONE_FOR);
         } else {
             let due = (now + LOOK_AGAIN).min(ask.since + patience);
             self.set_due(number, peer_number, Ask { due, ..ask });
         }
+    }
+
+    /// Takes an overdue want from a peer. One that fails again and again is not presumed to have everything any more.
+    fn give_up(&mut self, number: WantNumber, peer_number: PeerNumber, until: Instant) {
+        self.counters.given_up += 1;
+        let Some(want) = self.wants.get(&number) else { return };
+        let Some(peer) = self.peers.get_mut(&peer_number) else { return };
+        peer.failures += 1;
+        if peer.has_failed()
+            && let Some(session) = self.sessions.get_mut(&want.owner())
+        {
+            session.views.entry(peer_number).or_default().partial = true;
+        }
+        self.shun(number, peer_number, until);
     }
 
     /// Whether some other peer could be asked for it at once.

@@ -23,7 +23,7 @@ pub(super) enum Word {
     Have,
     /// It said DONT_HAVE to WANT-HAVE, or nothing; it may push HAVE later.
     Lacks,
-    /// It said DONT_HAVE to WANT-BLOCK, or nothing and is too old to; it may push the block later.
+    /// It is too old to say DONT_HAVE to WANT-BLOCK and said nothing; it may push the block later.
     LacksBlock,
     /// It failed us, and is left alone about this block until then. Nothing stands in its ledger.
     Shunned { until: Instant },
