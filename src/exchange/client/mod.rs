@@ -124,6 +124,8 @@ type PeerNumber = u64;
 struct View {
     /// It has said DONT_HAVE.
     partial: bool,
+    /// It has sent a block or said HAVE.
+    proven: bool,
     /// Queued wants that it said HAVE to.
     haves: BTreeSet<WantNumber>,
     /// WANT-HAVEs that it has not answered.
@@ -466,6 +468,9 @@ impl Client {
         for (id, cid) in want.wanted_by {
             let Some(session) = self.sessions.get_mut(&id) else { continue };
             session.progress_at = now;
+            if let Some(number) = number {
+                session.views.entry(number).or_default().proven = true;
+            }
             let given = session.given.entry(from).or_default();
             given.blocks += 1;
             given.bytes += bytes as u64;
@@ -517,6 +522,7 @@ impl Client {
         let Some(session) = self.sessions.get_mut(&want.owner()) else { return };
         let was_queued = want.asked == 0;
         let view = session.views.entry(peer_number).or_default();
+        view.proven |= new == Some(Word::Have);
         if let Some(old) = want.take_word(peer_number) {
             peer.lose(number, old, want.size);
             view.lose(number, old);
@@ -537,6 +543,11 @@ impl Client {
             }
             if new.lacks() {
                 self.doubtful.insert(number);
+                // Nobody else was asked about a small block meanwhile.
+                if want.size <= limits::HAVE_REPLACED_BYTES_MAX {
+                    session.views.values_mut().for_each(|view| view.cursor = view.cursor.min(number));
+                    self.all_ready = true;
+                }
             }
         }
         let queued = want.asked == 0;

@@ -23,6 +23,10 @@ const KNOWN_HAVES_MIN: usize = 64;
 /// A partial peer is asked about more wants when it owes no more than this many answers.
 const OPEN_HAVES_MAX: usize = 16;
 
+/// In the endgame a second peer is asked when it should be so many times faster than the first, or when the first has
+/// taken so many times as long as it should. Less would mostly bring blocks twice.
+const ENDGAME_FACTOR: u32 = 3;
+
 /// What a peer may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Choice {
@@ -103,12 +107,18 @@ impl Client {
         if peer.speaks_presence() && view.is_some_and(|view| view.partial) {
             return None;
         }
+        // Among several peers, most of a fleet's may have nothing yet: what has given nothing gets little to begin with.
+        let proven = self.peers.len() == 1 || view.is_some_and(|view| view.proven);
+        if !proven && peer.asks >= limits::PIPELINE_BLOCKS_MIN {
+            return None;
+        }
         let mut first = None;
         let may_have = session
             .queue
             .iter()
             .filter_map(|number| Some((*number, self.wants.get(number)?)))
-            .filter(|(_, want)| want.word(number).is_none() && understood(peer.version, &want.cid));
+            .filter(|(_, want)| want.word(number).is_none() && !want.is_coming_small())
+            .filter(|(_, want)| understood(peer.version, &want.cid));
         for (candidate, want) in may_have.take(LOOKAHEAD) {
             if want.holders == 0 {
                 first = Some(candidate);
@@ -173,7 +183,7 @@ impl Client {
                 }
                 view.cursor = number + 1;
                 let Some(want) = self.wants.get(&number) else { continue };
-                if want.word(peer_number).is_none() {
+                if want.word(peer_number).is_none() && !want.is_coming_small() {
                     peer.push(want.cid, Want::priority(number), WantKind::Have);
                     batch.push(number);
                 }
@@ -205,8 +215,9 @@ impl Client {
                     _ => None,
                 });
                 let (true, Some(ask)) = (may_have, asked) else { continue };
-                let here = peer.expected(want.size) * 2;
-                let faster = now + here < ask.expected || ask.expected + here < now;
+                let here = peer.expected(want.size) * ENDGAME_FACTOR;
+                let promised = ask.expected.saturating_duration_since(ask.since) * ENDGAME_FACTOR;
+                let faster = now + here < ask.expected || now > ask.since + promised.max(here);
                 if faster && slowest.is_none_or(|(expected, _)| expected < ask.expected) {
                     slowest = Some((ask.expected, candidate));
                 }

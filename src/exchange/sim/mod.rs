@@ -524,6 +524,12 @@ pub(super) fn large_blocks() -> &'static [Block] {
     BLOCKS.get_or_init(|| blocks(512, 64 * 1024))
 }
 
+/// Blocks of 1 MiB, made once.
+pub(super) fn huge_blocks() -> &'static [Block] {
+    static BLOCKS: OnceLock<Vec<Block>> = OnceLock::new();
+    BLOCKS.get_or_init(|| blocks(256, 1024 * 1024))
+}
+
 /// Blocks of 900 bytes, made once.
 pub(super) fn small_blocks() -> &'static [Block] {
     static BLOCKS: OnceLock<Vec<Block>> = OnceLock::new();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Link, Manner, World, large_blocks, small_blocks};
+use super::{Link, Manner, World, huge_blocks, large_blocks, small_blocks};
 use crate::block::{Block, Cid};
 use crate::exchange::message::Version;
 
@@ -118,6 +118,15 @@ fn scattered_blocks_reach_everybody_with_few_duplicates() {
         let mut world = swarm(seed, 7, &[]);
         assert!(world.run(HOUR), "seed {seed}: {}", world.unfinished());
         let (some, more) = duplicates(&world);
+        if more > some / 50 {
+            let all: Vec<_> = world
+                .nodes
+                .iter()
+                .map(|n| n.client.counters())
+                .map(|c| (c.given_up, c.asked_twice, c.duplicates, c.unwanted))
+                .collect();
+            println!("{seed}: {} {some} {more} {all:?}", world.names.values().next().unwrap().bytes().len());
+        }
         blocks += some;
         extra += more;
         world.tear_down();
@@ -272,7 +281,7 @@ fn a_fleet_shares_what_the_publisher_sends() {
         for _ in 0..9 {
             world.add(fast, Manner::Honest);
         }
-        let blocks = large_blocks().to_vec();
+        let blocks = huge_blocks().to_vec();
         blocks.iter().for_each(|block| world.give(0, block));
         for a in 0..9 {
             (0..a).for_each(|b| world.connect_in(Duration::ZERO, a, b));
