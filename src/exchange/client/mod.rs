@@ -44,11 +44,14 @@ impl fmt::Display for SessionId {
 pub struct Options {
     /// Whether, when nothing is left to ask for, an idle peer may be asked for what a much slower one was asked for.
     pub endgame: bool,
+    /// Who we are. With it, the peers that pull the same file share out, without a word, which blocks each of them
+    /// asks the publisher for first; without it, several may ask for the same.
+    pub local: Option<PeerId>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { endgame: true }
+        Self { endgame: true, local: None }
     }
 }
 
@@ -497,9 +500,9 @@ impl Client {
         let word = match want.word(peer_number) {
             // The peer keeps the want and would push the block, perhaps when another has been asked for it. It had
             // better say HAVE: the want is withdrawn, and put as a question should it stay in the queue.
-            Some(Word::Asked(_)) => {
+            Some(Word::Asked(ask)) => {
                 peer.push_cancel(want.cid, true);
-                None
+                ask.promised.then_some(Word::Shunned { until: now + limits::SHUNNED_FOR })
             }
             Some(Word::AskedHave { .. }) => Some(Word::Lacks),
             Some(Word::Have) => Some(Word::Shunned { until: now + limits::SHUNNED_FOR }),

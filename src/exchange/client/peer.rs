@@ -14,6 +14,8 @@ use crate::exchange::message::{Version, WantEntry, WantKind};
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) id: PeerId,
+    /// Its number for [`claim`].
+    pub(super) lot: u64,
     pub(super) version: Version,
     /// Expected bytes of the blocks that it was asked for.
     pub(super) in_flight: u64,
@@ -52,6 +54,7 @@ impl Peer {
     pub(super) fn new(id: PeerId) -> Self {
         Self {
             id,
+            lot: lot(&id),
             version: Version::V120,
             in_flight: 0,
             asks: 0,
@@ -222,6 +225,21 @@ impl Withdrawn {
     }
 }
 
+/// A number for a peer, the same on every machine (FNV-1a of its id).
+pub(super) fn lot(id: &PeerId) -> u64 {
+    id.to_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// How strong a peer's claim to a block is: whoever has the strongest asks the publisher for it first. Every machine
+/// comes to the same answer (rendezvous hashing).
+pub(super) fn claim(lot: u64, hash: &Multihash) -> u64 {
+    let digest = hash.digest().iter().rev().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    let mixed = (lot ^ digest).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (mixed ^ (mixed >> 32)).wrapping_mul(0x94d0_49bb_1331_11eb)
+}
+
 /// A peer's measured rate and delay.
 #[derive(Debug, Default)]
 struct Pace {
@@ -239,6 +257,10 @@ const SAMPLE_MIN: Duration = Duration::from_millis(50);
 
 /// The pipeline holds what comes in this long on top of twice the delay, so that neither side's pauses empty it.
 const PIPELINE_SLACK: Duration = Duration::from_millis(100);
+
+/// No longer delay than this is believed: what takes longer waits in the peer's queue, and asking for more would only
+/// lengthen the queue.
+const DELAY_MAX: Duration = Duration::from_millis(250);
 
 /// What a peer is assumed to send until it has been measured, in bytes per second: a slow line, so that a first
 /// pipeline is not taken for overdue.
@@ -270,7 +292,7 @@ impl Pace {
 
     fn pipeline_bytes(&self) -> u32 {
         let Some(rate) = self.rate else { return limits::PIPELINE_BYTES_START };
-        let span = self.delay.unwrap_or_default() * 2 + PIPELINE_SLACK;
+        let span = self.delay.unwrap_or_default().min(DELAY_MAX) * 2 + PIPELINE_SLACK;
         let bytes = rate * span.as_secs_f64();
         let max = f64::from(limits::PIPELINE_BYTES_MAX);
         #[expect(

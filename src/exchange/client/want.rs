@@ -37,6 +37,8 @@ pub(super) struct Ask {
     pub(super) since: Instant,
     /// When the peer's rate promises it.
     pub(super) expected: Instant,
+    /// Whether the peer had said HAVE.
+    pub(super) promised: bool,
     /// When to look whether somebody else should be asked.
     pub(super) due: Instant,
 }

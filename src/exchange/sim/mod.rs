@@ -151,7 +151,7 @@ impl World {
         let peer = PeerId::from_multihash(libp2p::multihash::Multihash::wrap(0, &key).unwrap()).unwrap();
         self.nodes.push(Node {
             peer,
-            client: Client::new(client::Options::default(), seed),
+            client: Client::new(client::Options { local: Some(peer), ..client::Options::default() }, seed),
             server: Server::new(server::Options::default()),
             link,
             manner,

@@ -118,15 +118,6 @@ fn scattered_blocks_reach_everybody_with_few_duplicates() {
         let mut world = swarm(seed, 7, &[]);
         assert!(world.run(HOUR), "seed {seed}: {}", world.unfinished());
         let (some, more) = duplicates(&world);
-        if more > some / 50 {
-            let all: Vec<_> = world
-                .nodes
-                .iter()
-                .map(|n| n.client.counters())
-                .map(|c| (c.given_up, c.asked_twice, c.duplicates, c.unwanted))
-                .collect();
-            println!("{seed}: {} {some} {more} {all:?}", world.names.values().next().unwrap().bytes().len());
-        }
         blocks += some;
         extra += more;
         world.tear_down();
@@ -296,7 +287,6 @@ fn a_fleet_shares_what_the_publisher_sends() {
         let ratio = (world.now - world.began).as_secs_f64() / single;
         let copies = world.nodes[0].sent_bytes as f64 / bytes as f64;
         let (all, extra) = duplicates(&world);
-        world.nodes.iter().for_each(|node| println!("{:?}", node.client.counters()));
         println!("seed {seed}: {ratio:.2} of a single copy, {copies:.2} copies, {extra} duplicates of {all}");
         assert!(ratio < 2.5 && copies < 2.5 && extra * 100 <= all, "seed {seed}");
         world.tear_down();
