@@ -44,11 +44,14 @@ impl fmt::Display for SessionId {
 pub struct Options {
     /// Whether, when nothing is left to ask for, an idle peer may be asked for what a much slower one was asked for.
     pub endgame: bool,
+    /// Who we are. With it, the peers that pull the same file share out, without a word, which blocks each of them
+    /// asks the publisher for first; without it, several may ask for the same.
+    pub local: Option<PeerId>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { endgame: true }
+        Self { endgame: true, local: None }
     }
 }
 
@@ -99,6 +102,10 @@ pub struct Counters {
     pub unwanted: u64,
     /// Their bytes.
     pub unwanted_bytes: u64,
+    /// Wants that were taken from a peer because they were overdue.
+    pub given_up: u64,
+    /// Wants that a second peer was asked for while the first was still at it.
+    pub asked_twice: u64,
 }
 
 /// What one peer has given one session.
@@ -120,6 +127,8 @@ type PeerNumber = u64;
 struct View {
     /// It has said DONT_HAVE.
     partial: bool,
+    /// It has sent a block or said HAVE.
+    proven: bool,
     /// Queued wants that it said HAVE to.
     haves: BTreeSet<WantNumber>,
     /// WANT-HAVEs that it has not answered.
@@ -319,6 +328,7 @@ impl Client {
             self.wants.insert(number, Want::new(session, *cid, size));
             wanting.wants.insert(number);
             wanting.queue.insert(number);
+            self.doubtful.insert(number);
             self.all_ready = true;
         }
     }
@@ -411,6 +421,21 @@ impl Client {
             && self.peers.values().all(Peer::is_idle)
     }
 
+    /// The first wants with all that is known of them, for a test that failed.
+    #[cfg(test)]
+    pub(crate) fn stuck(&self) -> String {
+        let wants: Vec<String> = self
+            .wants
+            .iter()
+            .take(3)
+            .map(|(number, want)| {
+                let views = self.sessions.get(&want.owner()).map(|session| format!("{:?}", session.views));
+                format!("want {number} words {:?} told {:?} views {views:?}", want.words, want.told)
+            })
+            .collect();
+        format!("{wants:?} of {} peers, timer {:?}", self.peers.len(), self.next_timeout())
+    }
+
     fn stir(&mut self, now: Instant) {
         self.now = Some(now);
         self.stirred = true;
@@ -446,6 +471,9 @@ impl Client {
         for (id, cid) in want.wanted_by {
             let Some(session) = self.sessions.get_mut(&id) else { continue };
             session.progress_at = now;
+            if let Some(number) = number {
+                session.views.entry(number).or_default().proven = true;
+            }
             let given = session.given.entry(from).or_default();
             given.blocks += 1;
             given.bytes += bytes as u64;
@@ -466,24 +494,28 @@ impl Client {
         }
     }
 
-    fn said_dont_have(&mut self, now: Instant, number: WantNumber, peer: PeerNumber) {
+    fn said_dont_have(&mut self, now: Instant, number: WantNumber, peer_number: PeerNumber) {
         let Some(want) = self.wants.get(&number) else { return };
-        let word = match want.word(peer) {
-            Some(Word::Asked(_)) => Word::LacksBlock,
-            Some(Word::AskedHave { .. }) => Word::Lacks,
-            Some(Word::Have) => Word::Shunned { until: now + limits::SHUNNED_FOR },
+        let Some(peer) = self.peers.get_mut(&peer_number) else { return };
+        let word = match want.word(peer_number) {
+            // The peer keeps the want and would push the block, perhaps when another has been asked for it. It had
+            // better say HAVE: the want is withdrawn, and put as a question should it stay in the queue.
+            Some(Word::Asked(ask)) => {
+                peer.push_cancel(want.cid, true);
+                ask.promised.then_some(Word::Shunned { until: now + limits::SHUNNED_FOR })
+            }
+            Some(Word::AskedHave { .. }) => Some(Word::Lacks),
+            Some(Word::Have) => Some(Word::Shunned { until: now + limits::SHUNNED_FOR }),
             // Late: it answers something that has been withdrawn.
             Some(Word::Lacks | Word::LacksBlock | Word::Shunned { .. }) | None => return,
         };
+        peer.failures = 0;
         for (session, _) in &want.wanted_by {
             if let Some(session) = self.sessions.get_mut(session) {
-                session.views.entry(peer).or_default().partial = true;
+                session.views.entry(peer_number).or_default().partial = true;
             }
         }
-        if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.failures = 0;
-        }
-        self.set_word(number, peer, Some(word));
+        self.set_word(number, peer_number, word);
     }
 
     /// Changes what a peer's word on a want is, and all that follows from it.
@@ -493,6 +525,7 @@ impl Client {
         let Some(session) = self.sessions.get_mut(&want.owner()) else { return };
         let was_queued = want.asked == 0;
         let view = session.views.entry(peer_number).or_default();
+        view.proven |= new == Some(Word::Have);
         if let Some(old) = want.take_word(peer_number) {
             peer.lose(number, old, want.size);
             view.lose(number, old);
@@ -513,6 +546,11 @@ impl Client {
             }
             if new.lacks() {
                 self.doubtful.insert(number);
+                // Nobody else was asked about a small block meanwhile.
+                if want.size <= limits::HAVE_REPLACED_BYTES_MAX {
+                    session.views.values_mut().for_each(|view| view.cursor = view.cursor.min(number));
+                    self.all_ready = true;
+                }
             }
         }
         let queued = want.asked == 0;
@@ -523,7 +561,11 @@ impl Client {
             if queued { (&mut session.asked, &mut session.queue) } else { (&mut session.queue, &mut session.asked) };
         from.remove(&number);
         to.insert(number);
-        self.all_ready |= queued;
+        if queued {
+            // Partial peers may have been asked about later wants already.
+            session.views.values_mut().for_each(|view| view.cursor = view.cursor.min(number));
+            self.all_ready = true;
+        }
         for (holder, _) in want.words.iter().filter(|(_, word)| **word == Word::Have) {
             let Some(view) = session.views.get_mut(holder) else { continue };
             if queued {
@@ -625,6 +667,7 @@ impl Session {
     fn place(&mut self, number: WantNumber, want: &Want) {
         let queued = want.asked == 0;
         if queued { &mut self.queue } else { &mut self.asked }.insert(number);
+        self.views.values_mut().for_each(|view| view.cursor = view.cursor.min(number));
         for (&peer, &word) in &want.words {
             let view = self.views.entry(peer).or_default();
             view.gain(number, word, queued);

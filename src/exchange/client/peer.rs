@@ -14,6 +14,8 @@ use crate::exchange::message::{Version, WantEntry, WantKind};
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) id: PeerId,
+    /// Its number for [`claim`].
+    pub(super) lot: u64,
     pub(super) version: Version,
     /// Expected bytes of the blocks that it was asked for.
     pub(super) in_flight: u64,
@@ -25,7 +27,7 @@ pub(super) struct Peer {
     pub(super) standing_haves: usize,
     /// Every want about which it has a word.
     pub(super) wants: BTreeSet<WantNumber>,
-    /// Those of them where it said DONT_HAVE to WANT-BLOCK.
+    /// Those of them where it was silent and is too old to say DONT_HAVE.
     pub(super) lacks_block: BTreeSet<WantNumber>,
     /// Those of them where it said DONT_HAVE to WANT-HAVE.
     pub(super) lacks: BTreeSet<WantNumber>,
@@ -52,6 +54,7 @@ impl Peer {
     pub(super) fn new(id: PeerId) -> Self {
         Self {
             id,
+            lot: lot(&id),
             version: Version::V120,
             in_flight: 0,
             asks: 0,
@@ -78,7 +81,7 @@ impl Peer {
 
     /// Whether it may be asked for another block of `size` bytes.
     pub(super) fn has_room(&self, size: u32) -> bool {
-        let blocks = if self.failures >= FAILURES_MAX { 1 } else { limits::PIPELINE_BLOCKS_MIN };
+        let blocks = if self.has_failed() { 1 } else { limits::PIPELINE_BLOCKS_MIN };
         if self.asks >= limits::WANT_BLOCKS_PER_PEER {
             return false;
         }
@@ -95,6 +98,11 @@ impl Peer {
     /// How long `bytes` more will take, by what has been measured.
     pub(super) fn expected(&self, bytes: u32) -> Duration {
         self.pace.expected(self.in_flight + u64::from(bytes))
+    }
+
+    /// Whether it let us wait in vain several times in a row.
+    pub(super) const fn has_failed(&self) -> bool {
+        self.failures >= FAILURES_MAX
     }
 
     /// Whether its rate is known.
@@ -217,6 +225,21 @@ impl Withdrawn {
     }
 }
 
+/// A number for a peer, the same on every machine (FNV-1a of its id).
+pub(super) fn lot(id: &PeerId) -> u64 {
+    id.to_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// How strong a peer's claim to a block is: whoever has the strongest asks the publisher for it first. Every machine
+/// comes to the same answer (rendezvous hashing).
+pub(super) fn claim(lot: u64, hash: &Multihash) -> u64 {
+    let digest = hash.digest().iter().rev().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    let mixed = (lot ^ digest).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (mixed ^ (mixed >> 32)).wrapping_mul(0x94d0_49bb_1331_11eb)
+}
+
 /// A peer's measured rate and delay.
 #[derive(Debug, Default)]
 struct Pace {
@@ -234,6 +257,10 @@ const SAMPLE_MIN: Duration = Duration::from_millis(50);
 
 /// The pipeline holds what comes in this long on top of twice the delay, so that neither side's pauses empty it.
 const PIPELINE_SLACK: Duration = Duration::from_millis(100);
+
+/// No longer delay than this is believed: what takes longer waits in the peer's queue, and asking for more would only
+/// lengthen the queue.
+const DELAY_MAX: Duration = Duration::from_millis(250);
 
 /// What a peer is assumed to send until it has been measured, in bytes per second: a slow line, so that a first
 /// pipeline is not taken for overdue.
@@ -265,7 +292,7 @@ impl Pace {
 
     fn pipeline_bytes(&self) -> u32 {
         let Some(rate) = self.rate else { return limits::PIPELINE_BYTES_START };
-        let span = self.delay.unwrap_or_default() * 2 + PIPELINE_SLACK;
+        let span = self.delay.unwrap_or_default().min(DELAY_MAX) * 2 + PIPELINE_SLACK;
         let bytes = rate * span.as_secs_f64();
         let max = f64::from(limits::PIPELINE_BYTES_MAX);
         #[expect(

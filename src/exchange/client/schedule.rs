@@ -6,22 +6,29 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::want::{Ask, Want, WantNumber, Word};
-use super::{Client, Output, PeerNumber, SessionId, timers};
+use super::{Client, Output, PeerNumber, Session, SessionId, peer, timers};
 use crate::block::Cid;
 use crate::exchange::limits;
 use crate::exchange::message::{Version, WantKind};
 
-/// How far down the queue a presumed holder looks for a want that nobody is known to have.
-const LOOKAHEAD: usize = 32;
+/// How far down the queue to look for what is best asked of a presumed holder.
+const LOOKAHEAD: usize = 64;
 
 /// A partial peer is asked about more wants when fewer than this many are known that it has.
 const KNOWN_HAVES_MIN: usize = 64;
 
 /// A partial peer is asked about more wants when it owes no more than this many answers.
 const OPEN_HAVES_MAX: usize = 16;
+
+/// In the endgame a second peer is asked when it should be so many times faster than the first, or when the first has
+/// taken so many times as long as it should. Less would mostly bring blocks twice.
+const ENDGAME_FACTOR: u32 = 3;
+
+/// The endgame is for gains of at least this; for less, a block is not fetched twice.
+const ENDGAME_GAIN_MIN: Duration = Duration::from_millis(500);
 
 /// What a peer may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,26 +110,44 @@ impl Client {
         if peer.speaks_presence() && view.is_some_and(|view| view.partial) {
             return None;
         }
-        let mut first = None;
+        // Among several peers, most of a fleet's may have nothing yet: what has given nothing gets little to begin with.
+        let proven = self.peers.len() == 1 || view.is_some_and(|view| view.proven);
+        if !proven && peer.asks >= limits::PIPELINE_BLOCKS_MIN {
+            return None;
+        }
         let may_have = session
             .queue
             .iter()
             .filter_map(|number| Some((*number, self.wants.get(number)?)))
-            .filter(|(_, want)| want.word(number).is_none() && understood(peer.version, &want.cid));
+            .filter(|(_, want)| want.word(number).is_none() && !want.is_coming_small())
+            .filter(|(_, want)| understood(peer.version, &want.cid));
+        // Best is what no other peer has nor is about to ask for.
+        let mut best = None;
         for (candidate, want) in may_have.take(LOOKAHEAD) {
-            if want.holders == 0 {
-                first = Some(candidate);
+            let rank = if want.holders > 0 { 2 } else { u8::from(self.is_anothers(session, want)) };
+            if best.is_none_or(|(other, _)| rank < other) {
+                best = Some((rank, candidate));
+            }
+            if rank == 0 {
                 break;
             }
-            first = first.or(Some(candidate));
         }
-        first.filter(fits)
+        best.map(|(_, want)| want).filter(fits)
     }
 
-    /// Asks a peer for a block, and withdraws it from those that lack it and would push it later.
+    /// Whether a partial peer has a stronger claim to ask a presumed holder for this.
+    fn is_anothers(&self, session: &Session, want: &Want) -> bool {
+        let Some(local) = self.options.local else { return false };
+        let own = peer::claim(peer::lot(&local), &want.hash);
+        let partial = session.views.iter().filter(|(_, view)| view.partial);
+        partial.filter_map(|(number, _)| self.peers.get(number)).any(|peer| peer::claim(peer.lot, &want.hash) > own)
+    }
+
+    /// Asks a peer for a block, and withdraws it from old peers that were silent and might push it later.
     fn ask(&mut self, now: Instant, number: WantNumber, peer_number: PeerNumber) {
         let Some(want) = self.wants.get(&number) else { return };
         let (cid, size) = (want.cid, want.size);
+        let promised = want.word(peer_number) == Some(Word::Have);
         let lacking: Vec<PeerNumber> = want
             .words
             .iter()
@@ -130,32 +155,18 @@ impl Client {
             .map(|(peer, _)| *peer)
             .collect();
         for peer in lacking {
-            self.withdraw_lacking(now, number, peer);
+            self.shun(number, peer, now + limits::SHUNNED_FOR);
         }
         let Some(peer) = self.peers.get_mut(&peer_number) else { return };
         let over = (peer.standing_blocks >= limits::WANT_BLOCKS_PER_PEER).then(|| peer.lacks_block.first().copied());
         let expected = peer.expected(size);
         let patience = (expected * limits::OVERDUE_FACTOR).max(limits::OVERDUE_MIN);
         peer.push(cid, Want::priority(number), WantKind::Block);
-        let ask = Ask { since: now, expected: now + expected, due: now + patience };
+        let ask = Ask { since: now, expected: now + expected, promised, due: now + patience };
         self.set_word(number, peer_number, Some(Word::Asked(ask)));
         if let Some(Some(oldest)) = over {
             self.shun(oldest, peer_number, now + limits::SHUNNED_FOR);
         }
-    }
-
-    /// Cancels a WANT-BLOCK that was answered DONT_HAVE. A peer that can be asked whether it has the block by now is
-    /// asked so again, should the want come back to the queue; from an old one nothing can be learnt but by waiting.
-    fn withdraw_lacking(&mut self, now: Instant, number: WantNumber, peer_number: PeerNumber) {
-        let Some(want) = self.wants.get(&number) else { return };
-        let Some(peer) = self.peers.get_mut(&peer_number) else { return };
-        if !peer.speaks_presence() {
-            self.shun(number, peer_number, now + limits::SHUNNED_FOR);
-            return;
-        }
-        peer.push_cancel(want.cid, true);
-        self.set_word(number, peer_number, None);
-        self.look_again(number, peer_number);
     }
 
     /// Lets a partial peer be asked about a want once more.
@@ -187,7 +198,7 @@ impl Client {
                 }
                 view.cursor = number + 1;
                 let Some(want) = self.wants.get(&number) else { continue };
-                if want.word(peer_number).is_none() {
+                if want.word(peer_number).is_none() && !want.is_coming_small() {
                     peer.push(want.cid, Want::priority(number), WantKind::Have);
                     batch.push(number);
                 }
@@ -219,14 +230,16 @@ impl Client {
                     _ => None,
                 });
                 let (true, Some(ask)) = (may_have, asked) else { continue };
-                let here = peer.expected(want.size) * 2;
-                let faster = now + here < ask.expected || ask.expected + here < now;
+                let here = (peer.expected(want.size) * ENDGAME_FACTOR).max(ENDGAME_GAIN_MIN);
+                let promised = ask.expected.saturating_duration_since(ask.since) * ENDGAME_FACTOR;
+                let faster = now + here < ask.expected || now > ask.since + promised.max(here);
                 if faster && slowest.is_none_or(|(expected, _)| expected < ask.expected) {
                     slowest = Some((ask.expected, candidate));
                 }
             }
         }
         if let Some((_, want)) = slowest {
+            self.counters.asked_twice += 1;
             self.ask(now, want, number);
         }
     }

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::want::{Ask, WantNumber, Word};
+use super::want::{Ask, Want, WantNumber, Word};
 use super::{Client, PeerNumber, SessionId};
 use crate::exchange::limits;
+use crate::exchange::message::WantKind;
 
 /// How often to look after what has no timer of its own: cancels that wait, idle peers at the end of a session.
 pub(super) const TICK: Duration = Duration::from_millis(250);
@@ -54,20 +55,47 @@ impl Client {
             return;
         }
         if others {
-            peer.failures += 1;
-            self.shun(number, peer_number, now + limits::SHUNNED_FOR);
+            self.give_up(number, peer_number, now + limits::SHUNNED_FOR);
             return;
         }
         let waited = now.saturating_duration_since(ask.since);
         let alive = peer.block_at.is_some_and(|at| at > ask.since);
         let patience = if alive { limits::RESEND_AFTER * PATIENCE } else { limits::RESEND_AFTER };
         if waited >= patience {
-            peer.failures += 1;
-            self.shun(number, peer_number, now + limits::SHUNNED_ALONE_FOR);
+            self.give_up(number, peer_number, now + limits::SHUNNED_ALONE_FOR);
         } else {
             let due = (now + LOOK_AGAIN).min(ask.since + patience);
             self.set_due(number, peer_number, Ask { due, ..ask });
+            self.ask_around(now, number);
         }
+    }
+
+    /// Asks the partial peers of which it is unknown whether they have a want.
+    fn ask_around(&mut self, now: Instant, number: WantNumber) {
+        let peers: Vec<PeerNumber> = self.peers.keys().copied().collect();
+        for peer_number in peers {
+            let Some(want) = self.wants.get(&number) else { return };
+            let Some(peer) = self.peers.get_mut(&peer_number) else { continue };
+            let room = peer.standing_haves < limits::WANT_HAVES_PER_PEER;
+            if peer.speaks_presence() && room && want.word(peer_number).is_none() && !want.is_coming_small() {
+                peer.push(want.cid, Want::priority(number), WantKind::Have);
+                self.set_word(number, peer_number, Some(Word::AskedHave { due: now + limits::PRESENCE_AFTER }));
+            }
+        }
+    }
+
+    /// Takes an overdue want from a peer. One that fails again and again is not presumed to have everything any more.
+    fn give_up(&mut self, number: WantNumber, peer_number: PeerNumber, until: Instant) {
+        self.counters.given_up += 1;
+        let Some(want) = self.wants.get(&number) else { return };
+        let Some(peer) = self.peers.get_mut(&peer_number) else { return };
+        peer.failures += 1;
+        if peer.has_failed()
+            && let Some(session) = self.sessions.get_mut(&want.owner())
+        {
+            session.views.entry(peer_number).or_default().partial = true;
+        }
+        self.shun(number, peer_number, until);
     }
 
     /// Whether some other peer could be asked for it at once.

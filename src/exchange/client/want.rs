@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::{PeerNumber, SessionId};
 use crate::block::{Cid, Multihash};
+use crate::exchange::limits;
 
 /// Wants are numbered in order of preference.
 pub(super) type WantNumber = u64;
@@ -23,7 +24,7 @@ pub(super) enum Word {
     Have,
     /// It said DONT_HAVE to WANT-HAVE, or nothing; it may push HAVE later.
     Lacks,
-    /// It said DONT_HAVE to WANT-BLOCK, or nothing and is too old to; it may push the block later.
+    /// It is too old to say DONT_HAVE to WANT-BLOCK and said nothing; it may push the block later.
     LacksBlock,
     /// It failed us, and is left alone about this block until then. Nothing stands in its ledger.
     Shunned { until: Instant },
@@ -36,6 +37,8 @@ pub(super) struct Ask {
     pub(super) since: Instant,
     /// When the peer's rate promises it.
     pub(super) expected: Instant,
+    /// Whether the peer had said HAVE.
+    pub(super) promised: bool,
     /// When to look whether somebody else should be asked.
     pub(super) due: Instant,
 }
@@ -76,6 +79,8 @@ pub(super) struct Want {
     pub(super) words: BTreeMap<PeerNumber, Word>,
     /// How many words are [`Word::Asked`]: 0 in the queue, 2 when a second peer was asked at the end.
     pub(super) asked: usize,
+    /// How many words are [`Word::AskedHave`].
+    pub(super) questions: usize,
     /// How many words are [`Word::Have`].
     pub(super) holders: usize,
     /// How many words lack it.
@@ -93,6 +98,7 @@ impl Want {
             wanted_by: vec![(session, cid)],
             words: BTreeMap::new(),
             asked: 0,
+            questions: 0,
             holders: 0,
             lacking: 0,
             told: None,
@@ -102,6 +108,12 @@ impl Want {
     /// The session that schedules it.
     pub(super) fn owner(&self) -> SessionId {
         self.wanted_by.first().expect("a want is dropped with the last session that wants it").0
+    }
+
+    /// Whether asking about it now would bring it twice: a block this small is sent in place of a HAVE, so that only
+    /// one peer at a time may be asked anything.
+    pub(super) fn is_coming_small(&self) -> bool {
+        self.size <= limits::HAVE_REPLACED_BYTES_MAX && self.questions > 0
     }
 
     /// Higher for what was wanted earlier.
@@ -116,6 +128,7 @@ impl Want {
     pub(super) fn put_word(&mut self, peer: PeerNumber, word: Word) {
         self.words.insert(peer, word);
         self.asked += usize::from(matches!(word, Word::Asked(_)));
+        self.questions += usize::from(matches!(word, Word::AskedHave { .. }));
         self.holders += usize::from(word == Word::Have);
         self.lacking += usize::from(word.lacks());
     }
@@ -123,6 +136,7 @@ impl Want {
     pub(super) fn take_word(&mut self, peer: PeerNumber) -> Option<Word> {
         let word = self.words.remove(&peer)?;
         self.asked -= usize::from(matches!(word, Word::Asked(_)));
+        self.questions -= usize::from(matches!(word, Word::AskedHave { .. }));
         self.holders -= usize::from(word == Word::Have);
         self.lacking -= usize::from(word.lacks());
         Some(word)
