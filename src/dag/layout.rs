@@ -60,6 +60,8 @@ pub struct Leaves<F> {
     fresh: bool,
     /// Data offset of the leaf sought, until it is found.
     target: Option<u64>,
+    /// Known from the root's codec or from the caller.
+    root_is_leaf: bool,
 }
 
 /// The children of one node, in as few bytes as possible: a foreign node may have 65 536 of them.
@@ -85,7 +87,20 @@ impl<E, F: FnMut(&Cid) -> Result<Bytes, E>> Leaves<F> {
     /// All leaves of the tree under `root`, which has `size` bytes.
     pub fn new(root: Cid, size: u64, fetch: F) -> Self {
         let root = Claim { size: Some(size), ..Claim::root(root) };
-        Self { root, fetch, path: Vec::new(), next_index: 0, fresh: true, target: None }
+        Self {
+            root,
+            fetch,
+            path: Vec::new(),
+            next_index: 0,
+            fresh: true,
+            target: None,
+            root_is_leaf: root.cid.codec() == RAW,
+        }
+    }
+
+    /// The one leaf of a file whose root is a leaf: nothing is fetched.
+    pub fn of_leaf(root: Cid, size: u64, fetch: F) -> Self {
+        Self { root_is_leaf: true, ..Self::new(root, size, fetch) }
     }
 
     /// Goes to the leaf that begins at `offset` and has the ordinal `index`, forwards or back; it will be the next.
@@ -135,7 +150,7 @@ impl<E, F: FnMut(&Cid) -> Result<Bytes, E>> Leaves<F> {
     fn advance(&mut self) -> Result<Option<Leaf>, LayoutError<E>> {
         loop {
             let (claim, leaf) = if std::mem::take(&mut self.fresh) {
-                (self.root, self.root.cid.codec() == RAW)
+                (self.root, self.root_is_leaf)
             } else {
                 let Some(level) = self.path.last_mut() else { return Ok(None) };
                 let at = level.at;

@@ -11,6 +11,6 @@ pub mod limits;
 pub mod message;
 pub mod pool;
 pub mod server;
-pub mod wire;
 #[cfg(test)]
 mod sim;
+pub mod wire;

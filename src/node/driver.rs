@@ -11,7 +11,7 @@ use libp2p::swarm::{ConnectionId, DialError, NetworkBehaviour, Swarm, SwarmEvent
 use libp2p::{Multiaddr, PeerId, TransportError, connection_limits, identify, ping};
 use tokio::sync::{mpsc, oneshot};
 
-use super::redial::{Redial, peer_of};
+use super::redial::{Redial, STILL_CONNECTING, peer_of};
 use super::{ConnectError, Peer, ReadRequest, SessionEvent, SessionReport, Source, StartError};
 use crate::block::Cid;
 use crate::exchange::behaviour::{self, Event};
@@ -173,7 +173,13 @@ impl Driver {
                 }
             }
             Command::Peers(answer) => drop(answer.send(self.peers())),
-            Command::DialReport(answer) => drop(answer.send(self.redial.report(Instant::now()))),
+            Command::DialReport(answer) => {
+                let mut report = self.redial.report(Instant::now());
+                for (_, reason) in report.iter_mut().filter(|(_, reason)| self.private && reason == STILL_CONNECTING) {
+                    reason.push_str("; when it stays so, the other side may use another swarm key");
+                }
+                let _ = answer.send(report);
+            }
             Command::OpenSession(events, answer) => {
                 let session = exchange.open();
                 let _ = events.send(SessionEvent::PeersChanged { connected: self.peers.len() });

@@ -14,6 +14,9 @@ const DELAY_FIRST: Duration = Duration::from_millis(500);
 /// The longest wait: a healed partition is noticed within it.
 const DELAY_MAX: Duration = Duration::from_secs(15);
 
+/// What is reported of a dial that has been under way for a while.
+pub(super) const STILL_CONNECTING: &str = "still connecting";
+
 /// The addresses to be kept connected.
 #[derive(Debug)]
 pub(super) struct Redial {
@@ -112,7 +115,7 @@ impl Redial {
             (State::Connected, _) => None,
             (_, Some(failure)) => Some((entry.address.clone(), failure.clone())),
             (State::Dialling(since), None) if now.saturating_duration_since(since) > Duration::from_secs(1) => {
-                Some((entry.address.clone(), "still connecting".to_owned()))
+                Some((entry.address.clone(), STILL_CONNECTING.to_owned()))
             }
             _ => None,
         };

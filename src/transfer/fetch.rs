@@ -6,7 +6,7 @@
 //!
 //! Dropping a [`Fetch`] at any time is safe: what was written counts from its epoch on, the rest is asked for again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,9 @@ impl Default for Options {
     }
 }
 
+/// How long a lap that brought nothing is at least, so that peers that have nothing new are not asked without end.
+const LAP_PAUSE: Duration = Duration::from_secs(1);
+
 /// A leaf to be brought to one place.
 #[derive(Debug, Clone)]
 struct Task {
@@ -82,8 +85,12 @@ pub struct Fetch {
     tree: Tree,
     extents: Extents,
     options: Options,
-    /// Runs still to be looked at, last first.
+    /// Runs still to be looked at in this lap, last first.
     runs: Vec<u32>,
+    /// Runs with leaves that nobody connected has, for the next lap: what others lack must not keep us from what they have.
+    parked: BTreeSet<u32>,
+    /// When the lap began, and whether anything has arrived in it.
+    lap: (Instant, bool),
     ready: VecDeque<Task>,
     wanted: HashMap<Multihash, Vec<Task>>,
     /// Bytes in `wanted` and in `writes`.
@@ -135,6 +142,8 @@ impl Fetch {
             extents,
             options,
             runs,
+            parked: BTreeSet::new(),
+            lap: (Instant::now(), false),
             ready: VecDeque::new(),
             wanted: HashMap::new(),
             outstanding: 0,
@@ -169,11 +178,13 @@ impl Fetch {
     pub async fn run(&mut self, session: &mut Session, mut progress: impl FnMut(Progress)) -> Result<(), Failure> {
         loop {
             self.feed(session)?;
-            if self.wanted.is_empty() && self.writes.is_empty() && self.ready.is_empty() && self.runs.is_empty() {
+            let idle = self.wanted.is_empty() && self.ready.is_empty() && self.runs.is_empty();
+            if idle && self.writes.is_empty() && self.parked.is_empty() {
                 break;
             }
             self.start_epoch();
             let due = self.epoch_started + self.options.epoch_interval;
+            let next_lap = self.lap.0 + LAP_PAUSE;
             tokio::select! {
                 Some(done) = self.writes.next(), if !self.writes.is_empty() => self.written(done, session, &mut progress)?,
                 done = join(&mut self.epoch), if self.epoch.is_some() => {
@@ -183,11 +194,16 @@ impl Fetch {
                 }
                 event = session.next() => match event {
                     Some(SessionEvent::Block { block, from }) => self.arrived(block, from),
-                    Some(SessionEvent::NobodyHas { cid }) => progress(Progress::NobodyHas(cid)),
+                    Some(SessionEvent::NobodyHas { cid }) => {
+                        if !self.park(session, &cid) || !self.lap.1 {
+                            progress(Progress::NobodyHas(cid));
+                        }
+                    }
                     Some(SessionEvent::PeersChanged { connected }) => progress(Progress::Peers(connected)),
                     None => return Err(Failure::new("stopped", "the node has been stopped")),
                 },
                 () = tokio::time::sleep_until(due.into()), if self.epoch.is_none() && self.writer.unsynced_bytes() > 0 => {}
+                () = tokio::time::sleep_until(next_lap.into()), if idle && !self.parked.is_empty() => {}
             }
         }
         if self.epoch.is_some() {
@@ -197,8 +213,32 @@ impl Fetch {
         Ok(())
     }
 
+    /// Sets a leaf aside that nobody connected has, if there is anything else to ask for; false when it stays wanted.
+    fn park(&mut self, session: &Session, cid: &Cid) -> bool {
+        if self.runs.is_empty() && self.ready.is_empty() && self.parked.is_empty() {
+            return false;
+        }
+        for task in self.wanted.remove(&widen(cid)).unwrap_or_default() {
+            self.outstanding -= u64::from(task.len);
+            self.parked.insert(u32::try_from(task.leaf / EXTENT_LEAVES).unwrap_or(u32::MAX));
+        }
+        session.forget(vec![*cid]);
+        true
+    }
+
+    /// Looks at the parked runs again once all others are done, at once if the last lap brought anything.
+    fn next_lap(&mut self) {
+        let idle = self.wanted.is_empty() && self.ready.is_empty() && self.runs.is_empty();
+        if idle && !self.parked.is_empty() && (self.lap.1 || self.lap.0.elapsed() >= LAP_PAUSE) {
+            self.runs = std::mem::take(&mut self.parked).into_iter().collect();
+            self.runs.shuffle(&mut rand::rng());
+            self.lap = (Instant::now(), false);
+        }
+    }
+
     /// Keeps the window full: local leaves are copied, the others asked for.
     fn feed(&mut self, session: &Session) -> Result<(), Failure> {
+        self.next_lap();
         let mut wants = Vec::new();
         while self.outstanding < self.options.window_bytes
             && self.writer.unsynced_bytes() + self.epoch_bytes + self.outstanding < self.options.unsynced_bytes_max
@@ -248,6 +288,7 @@ impl Fetch {
 
     fn arrived(&mut self, block: Block, _from: PeerId) {
         if let Some(tasks) = self.wanted.remove(&widen(block.cid())) {
+            self.lap.1 = true;
             self.write(tasks, block);
         }
     }

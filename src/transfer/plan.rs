@@ -27,6 +27,8 @@ pub struct Tree {
     pub size: u64,
     /// How a leaf's block is made of the file's bytes, as the index's tag.
     pub wrap: Vec<u8>,
+    /// Whether the root is the only leaf: it is then in the file, not among the inner nodes.
+    pub single: bool,
 }
 
 impl Tree {
@@ -38,7 +40,8 @@ impl Tree {
         let damaged =
             |what| Failure::new("index-damaged", format!("{}: {what}; get or add it again", file.path.display()));
         let root = file.root.ok_or_else(|| damaged("its root is unknown"))?;
-        let mut tree = Self { root, size: file.len, wrap: Vec::new() };
+        let single = file.leaves == 1 && store.node(&widen(&root)).map_err(|e| from_store(&e))?.is_none();
+        let mut tree = Self { root, size: file.len, wrap: Vec::new(), single };
         let first = tree.leaves(store).next().ok_or_else(|| damaged("its tree has no leaves"))?.map_err(broken_tree)?;
         let place = store.reference(&widen(&first.cid), file.id).map_err(|e| from_store(&e))?;
         tree.wrap = place.ok_or_else(|| damaged("its first leaf has no reference"))?.wrap;
@@ -47,7 +50,11 @@ impl Tree {
 
     /// Its leaves, from the inner nodes in the index.
     pub fn leaves(&self, store: &Store) -> Leaves<impl FnMut(&Cid) -> Result<Bytes, Failure> + use<>> {
-        Leaves::new(self.root, self.size, node_source(store))
+        if self.single {
+            Leaves::of_leaf(self.root, self.size, node_source(store))
+        } else {
+            Leaves::new(self.root, self.size, node_source(store))
+        }
     }
 }
 

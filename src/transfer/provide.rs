@@ -151,7 +151,7 @@ fn hash_run(
 fn record(store: &Store, source: &SourceFile, profile: &Profile, root: &Root) -> Result<(), Failure> {
     let mut wrap = Vec::new();
     profile.wrap().to_tag(&mut wrap);
-    let tree = Tree { root: root.cid, size: root.size, wrap };
+    let tree = Tree { root: root.cid, size: root.size, wrap, single: root.leaves == 1 };
     let before: Vec<_> = store
         .files()
         .into_iter()

@@ -63,7 +63,7 @@ pub(super) async fn pull_tree(
     let expanded = expand(&top_claim, &top).map_err(|e| from_walk(&root, e))?;
     let size = expanded.size;
     if expanded.children.is_empty() {
-        return Ok(PulledTree { tree: Tree { root, size, wrap: wrap_of(&top)? }, first_leaf: Some(top) });
+        return Ok(PulledTree { tree: Tree { root, size, wrap: wrap_of(&top)?, single: true }, first_leaf: Some(top) });
     }
     let mut nodes = Nodes {
         store,
@@ -84,7 +84,7 @@ pub(super) async fn pull_tree(
         }
         _ => (wrap_tag(&Wrap::Raw), None),
     };
-    Ok(PulledTree { tree: Tree { root, size, wrap }, first_leaf })
+    Ok(PulledTree { tree: Tree { root, size, wrap, single: false }, first_leaf })
 }
 
 fn wrap_of(leaf: &Block) -> Result<Vec<u8>, Failure> {

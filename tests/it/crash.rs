@@ -36,7 +36,13 @@ fn a_reader_killed_at_any_instant_never_lies_and_always_finishes() {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        wait_a_moment(Duration::from_micros(random % 120_000));
+        // Half of the kills come at a random time, half at a random place of the file.
+        if kill % 2 == 0 {
+            wait_a_moment(Duration::from_micros(random % 300_000));
+        } else {
+            let place = random % SIZE as u64;
+            reader.wait_job(&copy, |job| job["done_bytes"].as_u64() >= Some(place) || job["state"] == "done");
+        }
         to.kill();
         claimed += check(&reader, &original, &copy);
     }

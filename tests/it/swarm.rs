@@ -163,7 +163,7 @@ fn a_stranger_with_another_swarm_key_gets_nothing() {
     assert!(said.contains("swarm key"), "{said}");
     let copy = folder.path().join("copy.bin");
     let said =
-        stranger.refused(&["get", &cid, "-o", copy.to_str().unwrap(), "--peer", from.address(), "--timeout", "3"]);
+        stranger.refused(&["get", &cid, "-o", copy.to_str().unwrap(), "--peer", from.address(), "--timeout", "5"]);
     assert!(said.contains("swarm key"), "{said}");
     assert!(!copy.exists());
     assert!(publisher.ask(&["peers"]).is_empty());
