@@ -1,4 +1,5 @@
 //! stub
+mod muxer;
 pub mod swarm_key;
 mod tls;
 mod transport;
