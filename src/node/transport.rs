@@ -238,7 +238,7 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> OutboundConnectionUpgra
 mod tests {
     use futures::StreamExt;
     use libp2p::swarm::{Config, SwarmEvent};
-    use libp2p::{Multiaddr, Swarm, ping};
+    use libp2p::{Multiaddr, Swarm, SwarmBuilder, ping, yamux};
 
     use super::*;
 
@@ -305,6 +305,20 @@ mod tests {
         ] {
             let outcome = joined(swarm(server, false, None), swarm(client, false, None), TCP).await;
             assert_eq!(outcome.is_ok(), connects, "{server:?} and {client:?}: {outcome:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn it_understands_the_stock_layers_both_ways() {
+        let stock = || {
+            let security = (libp2p::tls::Config::new, noise::Config::new);
+            let builder = SwarmBuilder::with_new_identity().with_tokio();
+            let builder = builder.with_tcp(tcp::Config::default(), security, yamux::Config::default).unwrap();
+            builder.with_behaviour(|_| ping::Behaviour::default()).unwrap().build()
+        };
+        for security in [Security::Both, Security::Tls, Security::Noise] {
+            joined(swarm(security, false, None), stock(), TCP).await.unwrap();
+            joined(stock(), swarm(security, false, None), TCP).await.unwrap();
         }
     }
 
