@@ -17,20 +17,14 @@ use libp2p::core::transport::Boxed;
 use libp2p::core::transport::dummy::DummyTransport;
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version};
 use libp2p::identity::Keypair;
-use libp2p::{PeerId, Transport, dns, noise, pnet, quic, tcp, yamux};
+use libp2p::{PeerId, Transport, dns, noise, pnet, quic, tcp};
 
 use super::swarm_key::SwarmKey;
-use super::tls;
+use super::{muxer, tls};
 
 /// From the first packet to a multiplexed connection. Generous to a loaded machine, and short enough that peers which
 /// say nothing do not pile up.
 const SETUP_TIME_MAX: Duration = Duration::from_secs(20);
-
-/// Streams of one connection that may be open at once. Bitswap holds a few, ping and identify one each.
-const STREAMS_MAX: u32 = 256;
-
-/// What one QUIC stream may have in flight, in bytes: 16 MiB fill 10 Gbit/s over 13 ms, or 1 Gbit/s over 130 ms.
-const QUIC_STREAM_WINDOW_BYTES: u32 = 16 << 20;
 
 /// What all streams of one QUIC connection may have in flight together, in bytes.
 const QUIC_CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
@@ -96,9 +90,7 @@ where
     T::ListenerUpgrade: Send + 'static,
     C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let mut yamux = yamux::Config::default();
-    yamux.set_max_num_streams(STREAMS_MAX as usize);
-    raw.upgrade(Version::V1Lazy).authenticate(secure).multiplex(yamux).timeout(setup_time_max).boxed()
+    raw.upgrade(Version::V1Lazy).authenticate(secure).multiplex(muxer::Config).timeout(setup_time_max).boxed()
 }
 
 /// Resolves the names in addresses with the system's resolver. A system that configures none leaves the hosts file: we
@@ -123,8 +115,8 @@ where
 fn quic_config(keypair: &Keypair, setup_time_max: Duration) -> quic::Config {
     let mut config = quic::Config::new(keypair);
     config.handshake_timeout = setup_time_max;
-    config.max_concurrent_stream_limit = STREAMS_MAX;
-    config.max_stream_data = QUIC_STREAM_WINDOW_BYTES;
+    config.max_concurrent_stream_limit = muxer::STREAMS_MAX;
+    config.max_stream_data = muxer::STREAM_WINDOW_BYTES_MAX;
     config.max_connection_data = QUIC_CONNECTION_WINDOW_BYTES;
     config
 }
@@ -246,7 +238,7 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> OutboundConnectionUpgra
 mod tests {
     use futures::StreamExt;
     use libp2p::swarm::{Config, SwarmEvent};
-    use libp2p::{Multiaddr, Swarm, ping};
+    use libp2p::{Multiaddr, Swarm, SwarmBuilder, ping, yamux};
 
     use super::*;
 
@@ -313,6 +305,20 @@ mod tests {
         ] {
             let outcome = joined(swarm(server, false, None), swarm(client, false, None), TCP).await;
             assert_eq!(outcome.is_ok(), connects, "{server:?} and {client:?}: {outcome:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn it_understands_the_stock_layers_both_ways() {
+        let stock = || {
+            let security = (libp2p::tls::Config::new, noise::Config::new);
+            let builder = SwarmBuilder::with_new_identity().with_tokio();
+            let builder = builder.with_tcp(tcp::Config::default(), security, yamux::Config::default).unwrap();
+            builder.with_behaviour(|_| ping::Behaviour::default()).unwrap().build()
+        };
+        for security in [Security::Both, Security::Tls, Security::Noise] {
+            joined(swarm(security, false, None), stock(), TCP).await.unwrap();
+            joined(stock(), swarm(security, false, None), TCP).await.unwrap();
         }
     }
 
