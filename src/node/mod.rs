@@ -1,8 +1,15 @@
-//! stub
+//! A member of a swarm: transports, identity, the connections that are kept, and the exchange on top of them.
+//!
+//! [`start`] makes it; a [`Handle`] asks, [`Reads`] is asked. One task owns everything ([`driver`]). It knows the
+//! exchange and blocks; files, trees and the index are unknown here, so what is wanted and what is served both come from
+//! outside.
+
+mod driver;
 mod muxer;
+mod redial;
 pub mod swarm_key;
 mod tls;
-pub mod transport;
+mod transport;
 
 use std::sync::Arc;
 use std::time::Duration;

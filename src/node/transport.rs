@@ -24,7 +24,7 @@ use super::{muxer, tls};
 
 /// From the first packet to a multiplexed connection. Generous to a loaded machine, and short enough that peers which
 /// say nothing do not pile up.
-const SETUP_TIME_MAX: Duration = Duration::from_secs(20);
+const SETUP_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// What all streams of one QUIC connection may have in flight together, in bytes.
 const QUIC_CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
