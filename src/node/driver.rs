@@ -262,7 +262,7 @@ impl Driver {
         }
     }
 
-    fn on_exchange(&mut self, event: Event) {
+    fn on_exchange(&self, event: Event) {
         match event {
             Event::Block { session, block, from } => self.tell(session, SessionEvent::Block { block, from }),
             Event::NobodyHas { session, cid } => self.tell(session, SessionEvent::NobodyHas { cid }),

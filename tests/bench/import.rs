@@ -5,6 +5,13 @@
 //! Printed are the rate of one core hashing the same bytes from memory, the rate of an import into a fresh index (a
 //! process of its own), their ratio, and the import's peak anonymous memory.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    unreachable_pub,
+    reason = "a benchmark that cannot go on panics; its numbers are small"
+)]
+
 mod common;
 
 use std::time::Instant;

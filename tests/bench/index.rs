@@ -5,6 +5,13 @@
 //! For 10⁴, 10⁶ and 10⁷ references (until `--most`): bytes of the index per reference, references written a second, and
 //! the time of a look-up of a random one, beside that of the smallest index of the same run.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    unreachable_pub,
+    reason = "a benchmark that cannot go on panics; its numbers are small"
+)]
+
 mod common;
 
 use std::path::Path;

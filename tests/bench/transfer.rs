@@ -6,6 +6,13 @@
 //! two daemons of this binary move a file of that size. Printed are both rates, their ratio, the memory of both sides and
 //! the page cache that both files left, and for each folder the rate of a plain sequential write with fsync.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    unreachable_pub,
+    reason = "a benchmark that cannot go on panics; its numbers are small"
+)]
+
 mod common;
 
 use std::path::{Path, PathBuf};
