@@ -427,7 +427,8 @@ impl Work<'_> {
     }
 
     fn nobody_has(&self, cid: &Cid) {
-        self.set_message(Some(format!("none of the connected peers has {cid}; waiting for one that does")));
+        let what = if *cid == self.root { format!("{cid}") } else { format!("the rest of {}", self.root) };
+        self.set_message(Some(format!("none of the connected peers has {what}; waiting for one that does")));
     }
 
     fn set_peers(&self, connected: usize) {

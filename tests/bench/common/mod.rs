@@ -126,7 +126,7 @@ impl Daemon {
     /// `transport`: tls, noise, quic (all in an open swarm) or private.
     pub fn start(repo: &Path, transport: &str, key: Option<&Path>) -> Self {
         let mut init = program(repo);
-        init.arg("init");
+        init.args(["--quiet", "init"]);
         match (transport, key) {
             ("private", Some(key)) => {
                 init.arg("--swarm-key").arg(key);
@@ -184,7 +184,7 @@ pub fn warm(path: &Path) {
 /// This binary on a repo.
 pub fn program(repo: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bitshoal"));
-    command.arg("--repo").arg(repo);
+    command.arg("--repo").arg(repo).args(["--log", "warn"]);
     command
 }
 
