@@ -388,7 +388,7 @@ fn flat(error: &dyn std::error::Error) -> String {
         }
         source = inner.source();
     }
-    text.replace('\n', " ")
+    text.split_whitespace().collect::<Vec<_>>().join(" ").trim_start_matches(": ").to_owned()
 }
 
 async fn sleep_until(at: Option<Instant>) {

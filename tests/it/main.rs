@@ -8,5 +8,6 @@
 mod crash;
 mod errors;
 mod facts;
+mod plan;
 mod support;
 mod swarm;
