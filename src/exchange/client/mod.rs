@@ -127,8 +127,8 @@ type PeerNumber = u64;
 struct View {
     /// It has said DONT_HAVE.
     partial: bool,
-    /// It has sent a block or said HAVE.
-    proven: bool,
+    /// How many blocks it has given.
+    given: usize,
     /// Queued wants that it said HAVE to.
     haves: BTreeSet<WantNumber>,
     /// WANT-HAVEs that it has not answered.
@@ -472,7 +472,7 @@ impl Client {
             let Some(session) = self.sessions.get_mut(&id) else { continue };
             session.progress_at = now;
             if let Some(number) = number {
-                session.views.entry(number).or_default().proven = true;
+                session.views.entry(number).or_default().given += 1;
             }
             let given = session.given.entry(from).or_default();
             given.blocks += 1;
@@ -504,6 +504,11 @@ impl Client {
                 peer.push_cancel(want.cid, true);
                 ask.promised.then_some(Word::Shunned { until: now + limits::SHUNNED_FOR })
             }
+            // Of small blocks it would not push HAVE but the block.
+            Some(Word::AskedHave { .. }) if want.is_small() => {
+                peer.push_cancel(want.cid, false);
+                Some(Word::Shunned { until: now + limits::SHUNNED_ALONE_FOR })
+            }
             Some(Word::AskedHave { .. }) => Some(Word::Lacks),
             Some(Word::Have) => Some(Word::Shunned { until: now + limits::SHUNNED_FOR }),
             // Late: it answers something that has been withdrawn.
@@ -525,7 +530,6 @@ impl Client {
         let Some(session) = self.sessions.get_mut(&want.owner()) else { return };
         let was_queued = want.asked == 0;
         let view = session.views.entry(peer_number).or_default();
-        view.proven |= new == Some(Word::Have);
         if let Some(old) = want.take_word(peer_number) {
             peer.lose(number, old, want.size);
             view.lose(number, old);
@@ -547,7 +551,7 @@ impl Client {
             if new.lacks() {
                 self.doubtful.insert(number);
                 // Nobody else was asked about a small block meanwhile.
-                if want.size <= limits::HAVE_REPLACED_BYTES_MAX {
+                if want.is_small() {
                     session.views.values_mut().for_each(|view| view.cursor = view.cursor.min(number));
                     self.all_ready = true;
                 }

@@ -28,7 +28,7 @@ const OPEN_HAVES_MAX: usize = 16;
 const ENDGAME_FACTOR: u32 = 3;
 
 /// The endgame is for gains of at least this; for less, a block is not fetched twice.
-const ENDGAME_GAIN_MIN: Duration = Duration::from_millis(500);
+const ENDGAME_GAIN_MIN: Duration = Duration::from_secs(1);
 
 /// What a peer may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,9 +110,9 @@ impl Client {
         if peer.speaks_presence() && view.is_some_and(|view| view.partial) {
             return None;
         }
-        // Among several peers, most of a fleet's may have nothing yet: what has given nothing gets little to begin with.
-        let proven = self.peers.len() == 1 || view.is_some_and(|view| view.proven);
-        if !proven && peer.asks >= limits::PIPELINE_BLOCKS_MIN {
+        // Among several peers, most of a fleet's may have little yet: each is asked for as much as it has shown it has.
+        let trust = if self.peers.len() == 1 { usize::MAX } else { view.map_or(0, |view| view.given) };
+        if peer.asks > trust.saturating_mul(2) {
             return None;
         }
         let may_have = session

@@ -110,10 +110,15 @@ impl Want {
         self.wanted_by.first().expect("a want is dropped with the last session that wants it").0
     }
 
+    /// Whether peers send it in place of a HAVE.
+    pub(super) const fn is_small(&self) -> bool {
+        self.size <= limits::HAVE_REPLACED_BYTES_MAX
+    }
+
     /// Whether asking about it now would bring it twice: a block this small is sent in place of a HAVE, so that only
     /// one peer at a time may be asked anything.
     pub(super) fn is_coming_small(&self) -> bool {
-        self.size <= limits::HAVE_REPLACED_BYTES_MAX && self.questions > 0
+        self.is_small() && self.questions > 0
     }
 
     /// Higher for what was wanted earlier.

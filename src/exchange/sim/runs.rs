@@ -113,17 +113,26 @@ fn swarm(seed: u64, honest: u64, liars: &[Manner]) -> World {
 
 #[test]
 fn scattered_blocks_reach_everybody_with_few_duplicates() {
-    let (mut blocks, mut extra) = (0, 0);
+    // Blocks that are smaller than a HAVE is worth come unasked for, more than once, and are counted apart.
+    let (mut large, mut small) = ((0, 0), (0, 0));
     for seed in 0..500 {
         let mut world = swarm(seed, 7, &[]);
         assert!(world.run(HOUR), "seed {seed}: {}", world.unfinished());
-        let (some, more) = duplicates(&world);
-        blocks += some;
-        extra += more;
+        let (blocks, extra) = duplicates(&world);
+        let is_small = world.names.values().all(|block| block.bytes().len() <= 1024);
+        if !is_small {
+            for n in &world.nodes {
+                let c = n.client.counters();
+                println!("XX {} {} {} {} {}", c.given_up, c.asked_twice, c.duplicates, c.unwanted, c.blocks);
+            }
+        }
+        let sum = if is_small { &mut small } else { &mut large };
+        *sum = (sum.0 + blocks, sum.1 + extra);
         world.tear_down();
     }
-    println!("{blocks} blocks, {extra} duplicates");
-    assert!(extra * 100 <= blocks, "{extra} duplicates of {blocks} blocks");
+    println!("large: {large:?}, small: {small:?} (blocks, duplicates)");
+    assert!(large.1 * 100 <= large.0, "{large:?}");
+    assert!(small.1 * 10 <= small.0, "{small:?}");
 }
 
 #[test]
