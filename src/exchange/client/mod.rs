@@ -506,7 +506,7 @@ impl Client {
             }
             // Of small blocks it would not push HAVE but the block.
             Some(Word::AskedHave { .. }) if want.is_small() => {
-                peer.push_cancel(want.cid, false);
+                peer.push_cancel(want.cid, true);
                 Some(Word::Shunned { until: now + limits::SHUNNED_ALONE_FOR })
             }
             Some(Word::AskedHave { .. }) => Some(Word::Lacks),
