@@ -35,8 +35,6 @@ pub(super) enum Word {
 pub(super) struct Ask {
     /// When it was sent.
     pub(super) since: Instant,
-    /// When the peer's rate promises it.
-    pub(super) expected: Instant,
     /// Whether the peer had said HAVE.
     pub(super) promised: bool,
     /// When to look whether somebody else should be asked.

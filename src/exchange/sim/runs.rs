@@ -120,19 +120,13 @@ fn scattered_blocks_reach_everybody_with_few_duplicates() {
         assert!(world.run(HOUR), "seed {seed}: {}", world.unfinished());
         let (blocks, extra) = duplicates(&world);
         let is_small = world.names.values().all(|block| block.bytes().len() <= 1024);
-        if !is_small {
-            for n in &world.nodes {
-                let c = n.client.counters();
-                println!("XX {} {} {} {} {}", c.given_up, c.asked_twice, c.duplicates, c.unwanted, c.blocks);
-            }
-        }
         let sum = if is_small { &mut small } else { &mut large };
         *sum = (sum.0 + blocks, sum.1 + extra);
         world.tear_down();
     }
     println!("large: {large:?}, small: {small:?} (blocks, duplicates)");
     assert!(large.1 * 100 <= large.0, "{large:?}");
-    assert!(small.1 * 10 <= small.0, "{small:?}");
+    assert!(small.1 * 5 <= small.0, "{small:?}");
 }
 
 #[test]
@@ -297,7 +291,7 @@ fn a_fleet_shares_what_the_publisher_sends() {
         let copies = world.nodes[0].sent_bytes as f64 / bytes as f64;
         let (all, extra) = duplicates(&world);
         println!("seed {seed}: {ratio:.2} of a single copy, {copies:.2} copies, {extra} duplicates of {all}");
-        assert!(ratio < 2.5 && copies < 2.5 && extra * 100 <= all, "seed {seed}");
+        assert!(ratio < 1.2 && copies < 1.15 && extra * 200 <= all, "seed {seed}");
         world.tear_down();
     }
 }
