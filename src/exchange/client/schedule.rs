@@ -8,8 +8,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
+use super::session::Session;
 use super::want::{Ask, Want, WantNumber, Word};
-use super::{Client, Output, PeerNumber, Session, SessionId, peer, timers};
+use super::{Client, Output, PeerNumber, SessionId, peer, timers};
 use crate::block::Cid;
 use crate::exchange::limits;
 use crate::exchange::message::{Version, WantKind};
@@ -138,8 +139,8 @@ impl Client {
 
     /// Whether a partial peer has a stronger claim to ask a presumed holder for this.
     fn is_anothers(&self, session: &Session, want: &Want) -> bool {
-        let Some(local) = self.options.local else { return false };
-        let own = peer::claim(peer::lot(&local), &want.hash);
+        let Some(lot) = self.lot else { return false };
+        let own = peer::claim(lot, &want.hash);
         let partial = session.views.iter().filter(|(_, view)| view.partial);
         partial.filter_map(|(number, _)| self.peers.get(number)).any(|peer| peer::claim(peer.lot, &want.hash) > own)
     }

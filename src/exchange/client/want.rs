@@ -1,6 +1,6 @@
 //! One wanted block: who wants it, whom it was asked of, and what each peer said about it.
 //!
-//! Invariant: a peer's [`Word`] is only changed through [`super::Client::set_word`], which keeps every count and list
+//! Invariant: a peer's [`Word`] is only changed through `Client::set_word`, which keeps every count and list
 //! that follows from it.
 
 use std::collections::BTreeMap;
