@@ -239,7 +239,7 @@ fn two_sessions_share_one_request_and_both_get_the_block() {
     let peer = f.peer();
     let second = f.client.open(f.now);
     f.want_all();
-    let other = Cid::new_v1(crate::block::DAG_PB, *f.cid(0).hash());
+    let other = Cid::new_v1(block::DAG_PB, *f.cid(0).hash());
     f.client.want(f.now, second, &[(other, KIB)]);
     assert_eq!(f.done().wants.len(), 1);
     // The first leaves; the request goes on for the second.
@@ -281,7 +281,7 @@ fn blocks_that_nobody_asked_for_are_counted_and_dropped() {
 fn identity_cids_are_never_asked_for() {
     let mut f = Fixture::new(1);
     f.peer();
-    let identity = Cid::new_v1(crate::block::RAW, Multihash::wrap(0, b"hello").unwrap());
+    let identity = Cid::new_v1(block::RAW, Multihash::wrap(0, b"hello").unwrap());
     f.client.want(f.now, f.session, &[(identity, 5)]);
     assert_eq!(f.done().wants, []);
 }
