@@ -8,14 +8,16 @@
 //! only when it said HAVE. Peers too old for presences are never partial; their silence counts as DONT_HAVE.
 //!
 //! Wants are keyed by multihash. Several sessions may want one block; the first of them schedules it. Who is asked is
-//! decided in [`schedule`], after an event and before the next output; what happens when nothing comes, in [`timers`].
+//! decided in `schedule`, after an event and before the next output; what happens when nothing comes, in `timers`.
 
 mod peer;
 mod schedule;
+mod session;
 #[cfg(test)]
 mod tests;
 mod timers;
 mod want;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
@@ -24,6 +26,7 @@ use std::time::Instant;
 use libp2p::PeerId;
 
 use self::peer::Peer;
+use self::session::Session;
 use self::want::{Want, WantNumber, Word};
 use super::limits;
 use super::message::{Presence, Version, WantEntry};
@@ -122,39 +125,12 @@ pub struct PeerCounters {
 /// A connected peer in the client's own tables; a peer that comes back gets a new number.
 type PeerNumber = u64;
 
-/// What a session knows of one peer.
-#[derive(Debug, Default)]
-struct View {
-    /// It has said DONT_HAVE.
-    partial: bool,
-    /// It has sent a block or said HAVE.
-    proven: bool,
-    /// Queued wants that it said HAVE to.
-    haves: BTreeSet<WantNumber>,
-    /// WANT-HAVEs that it has not answered.
-    open: usize,
-    /// The next want that it is to be asked about.
-    cursor: WantNumber,
-}
-
-#[derive(Debug)]
-struct Session {
-    /// All its wants.
-    wants: BTreeSet<WantNumber>,
-    /// Those that it schedules and that no peer is asked for.
-    queue: BTreeSet<WantNumber>,
-    /// Those that it schedules and that some peer is asked for.
-    asked: BTreeSet<WantNumber>,
-    views: BTreeMap<PeerNumber, View>,
-    given: BTreeMap<PeerId, PeerCounters>,
-    /// When a block last came for it, or it was last started afresh.
-    progress_at: Instant,
-}
-
 /// The client core. Feed it events, then drain [`Client::poll`].
 #[derive(Debug)]
 pub struct Client {
     options: Options,
+    /// Our own number among the claimants.
+    lot: Option<u64>,
     /// State of the generator that breaks ties.
     random: u64,
     /// Time of the last event.
@@ -190,6 +166,7 @@ impl Client {
     #[must_use]
     pub fn new(options: Options, seed: u64) -> Self {
         Self {
+            lot: options.local.as_ref().map(peer::lot),
             options,
             random: seed,
             now: None,
@@ -272,14 +249,7 @@ impl Client {
         self.stir(now);
         let id = SessionId(self.session_next);
         self.session_next += 1;
-        let session = Session {
-            wants: BTreeSet::new(),
-            queue: BTreeSet::new(),
-            asked: BTreeSet::new(),
-            views: BTreeMap::new(),
-            given: BTreeMap::new(),
-            progress_at: now,
-        };
+        let session = Session::new(now);
         self.sessions.insert(id, session);
         id
     }
@@ -472,7 +442,7 @@ impl Client {
             let Some(session) = self.sessions.get_mut(&id) else { continue };
             session.progress_at = now;
             if let Some(number) = number {
-                session.views.entry(number).or_default().proven = true;
+                session.views.entry(number).or_default().given += 1;
             }
             let given = session.given.entry(from).or_default();
             given.blocks += 1;
@@ -482,207 +452,10 @@ impl Client {
         }
     }
 
-    fn said_have(&mut self, number: WantNumber, peer: PeerNumber) {
-        let Some(want) = self.wants.get_mut(&number) else { return };
-        match want.word(peer) {
-            // A block is on its way, or the peer has shown that its word is worth nothing.
-            Some(Word::Asked(_) | Word::Shunned { .. } | Word::Have) => {}
-            Some(Word::AskedHave { .. } | Word::Lacks | Word::LacksBlock) | None => {
-                want.told = None;
-                self.set_word(number, peer, Some(Word::Have));
-            }
-        }
-    }
-
-    fn said_dont_have(&mut self, now: Instant, number: WantNumber, peer_number: PeerNumber) {
-        let Some(want) = self.wants.get(&number) else { return };
-        let Some(peer) = self.peers.get_mut(&peer_number) else { return };
-        let word = match want.word(peer_number) {
-            // The peer keeps the want and would push the block, perhaps when another has been asked for it. It had
-            // better say HAVE: the want is withdrawn, and put as a question should it stay in the queue.
-            Some(Word::Asked(ask)) => {
-                peer.push_cancel(want.cid, true);
-                ask.promised.then_some(Word::Shunned { until: now + limits::SHUNNED_FOR })
-            }
-            Some(Word::AskedHave { .. }) => Some(Word::Lacks),
-            Some(Word::Have) => Some(Word::Shunned { until: now + limits::SHUNNED_FOR }),
-            // Late: it answers something that has been withdrawn.
-            Some(Word::Lacks | Word::LacksBlock | Word::Shunned { .. }) | None => return,
-        };
-        peer.failures = 0;
-        for (session, _) in &want.wanted_by {
-            if let Some(session) = self.sessions.get_mut(session) {
-                session.views.entry(peer_number).or_default().partial = true;
-            }
-        }
-        self.set_word(number, peer_number, word);
-    }
-
-    /// Changes what a peer's word on a want is, and all that follows from it.
-    fn set_word(&mut self, number: WantNumber, peer_number: PeerNumber, new: Option<Word>) {
-        let Some(want) = self.wants.get_mut(&number) else { return };
-        let Some(peer) = self.peers.get_mut(&peer_number) else { return };
-        let Some(session) = self.sessions.get_mut(&want.owner()) else { return };
-        let was_queued = want.asked == 0;
-        let view = session.views.entry(peer_number).or_default();
-        view.proven |= new == Some(Word::Have);
-        if let Some(old) = want.take_word(peer_number) {
-            peer.lose(number, old, want.size);
-            view.lose(number, old);
-            if let Some(at) = old.timer() {
-                self.timers.remove(&(at, number, peer_number));
-            }
-            self.ready.insert(peer_number);
-        }
-        if let Some(new) = new {
-            want.put_word(peer_number, new);
-            peer.gain(self.now, number, new, want.size);
-            view.gain(number, new, want.asked == 0);
-            if let Some(at) = new.timer() {
-                self.timers.insert((at, number, peer_number));
-            }
-            if new == Word::Have {
-                self.ready.insert(peer_number);
-            }
-            if new.lacks() {
-                self.doubtful.insert(number);
-                // Nobody else was asked about a small block meanwhile.
-                if want.size <= limits::HAVE_REPLACED_BYTES_MAX {
-                    session.views.values_mut().for_each(|view| view.cursor = view.cursor.min(number));
-                    self.all_ready = true;
-                }
-            }
-        }
-        let queued = want.asked == 0;
-        if queued == was_queued {
-            return;
-        }
-        let (from, to) =
-            if queued { (&mut session.asked, &mut session.queue) } else { (&mut session.queue, &mut session.asked) };
-        from.remove(&number);
-        to.insert(number);
-        if queued {
-            // Partial peers may have been asked about later wants already.
-            session.views.values_mut().for_each(|view| view.cursor = view.cursor.min(number));
-            self.all_ready = true;
-        }
-        for (holder, _) in want.words.iter().filter(|(_, word)| **word == Word::Have) {
-            let Some(view) = session.views.get_mut(holder) else { continue };
-            if queued {
-                view.haves.insert(number);
-            } else {
-                view.haves.remove(&number);
-            }
-        }
-    }
-
-    /// Removes a session from those that want a block, and the want with the last of them.
-    fn unwant(&mut self, id: SessionId, number: WantNumber) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
-        if !session.wants.remove(&number) {
-            return;
-        }
-        let Some(want) = self.wants.get_mut(&number) else { return };
-        if want.wanted_by.len() == 1 {
-            self.drop_want(number, None);
-            return;
-        }
-        let owned = want.owner() == id;
-        if owned {
-            session.displace(number, want);
-        }
-        want.wanted_by.retain(|(other, _)| *other != id);
-        if owned && let Some(session) = self.sessions.get_mut(&want.owner()) {
-            session.place(number, want);
-            self.all_ready = true;
-        }
-    }
-
-    /// Forgets a want and withdraws it from every peer but `sender`, whose ledger has lost it with the answer.
-    fn drop_want(&mut self, number: WantNumber, sender: Option<PeerNumber>) -> Want {
-        let want = self.wants.remove(&number).expect("callers have looked it up");
-        self.by_hash.remove(&want.hash);
-        self.doubtful.remove(&number);
-        for (id, _) in &want.wanted_by {
-            if let Some(session) = self.sessions.get_mut(id) {
-                session.wants.remove(&number);
-            }
-        }
-        if let Some(session) = self.sessions.get_mut(&want.owner()) {
-            session.displace(number, &want);
-        }
-        for (&peer_number, &word) in &want.words {
-            let Some(peer) = self.peers.get_mut(&peer_number) else { continue };
-            peer.lose(number, word, want.size);
-            if let Some(at) = word.timer() {
-                self.timers.remove(&(at, number, peer_number));
-            }
-            self.ready.insert(peer_number);
-            if Some(peer_number) == sender {
-                continue;
-            }
-            let asked = matches!(word, Word::Asked(_));
-            if asked {
-                peer.withdraw(want.hash, want.owner());
-            }
-            if word.stands_block() || word.stands_have() {
-                peer.push_cancel(want.cid, asked);
-            }
-        }
-        want
-    }
-
     /// Looks at every queued want again: those who may have it have become fewer.
     fn doubt_all(&mut self) {
         for session in self.sessions.values() {
             self.doubtful.extend(&session.queue);
-        }
-    }
-}
-
-impl View {
-    fn gain(&mut self, number: WantNumber, word: Word, queued: bool) {
-        match word {
-            Word::AskedHave { .. } => self.open += 1,
-            Word::Have if queued => {
-                self.haves.insert(number);
-            }
-            Word::Have | Word::Asked(_) | Word::Lacks | Word::LacksBlock | Word::Shunned { .. } => {}
-        }
-    }
-
-    fn lose(&mut self, number: WantNumber, word: Word) {
-        match word {
-            Word::AskedHave { .. } => self.open -= 1,
-            Word::Have => {
-                self.haves.remove(&number);
-            }
-            Word::Asked(_) | Word::Lacks | Word::LacksBlock | Word::Shunned { .. } => {}
-        }
-    }
-}
-
-impl Session {
-    /// Takes over the scheduling of a want.
-    fn place(&mut self, number: WantNumber, want: &Want) {
-        let queued = want.asked == 0;
-        if queued { &mut self.queue } else { &mut self.asked }.insert(number);
-        self.views.values_mut().for_each(|view| view.cursor = view.cursor.min(number));
-        for (&peer, &word) in &want.words {
-            let view = self.views.entry(peer).or_default();
-            view.gain(number, word, queued);
-            view.partial |= word.lacks();
-        }
-    }
-
-    /// Gives up the scheduling of a want.
-    fn displace(&mut self, number: WantNumber, want: &Want) {
-        self.queue.remove(&number);
-        self.asked.remove(&number);
-        for (peer, &word) in &want.words {
-            if let Some(view) = self.views.get_mut(peer) {
-                view.lose(number, word);
-            }
         }
     }
 }

@@ -154,6 +154,11 @@ impl Peer {
         }
     }
 
+    /// How long a want for `bytes` more may take before it is overdue.
+    pub(super) fn patience(&self, bytes: u32) -> Duration {
+        (self.expected(bytes) * limits::OVERDUE_FACTOR).max(limits::OVERDUE_MIN)
+    }
+
     /// Whether nothing is kept about any want.
     #[cfg(test)]
     pub(super) fn is_idle(&self) -> bool {

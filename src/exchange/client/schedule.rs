@@ -8,8 +8,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
+use super::session::Session;
 use super::want::{Ask, Want, WantNumber, Word};
-use super::{Client, Output, PeerNumber, Session, SessionId, peer, timers};
+use super::{Client, Output, PeerNumber, SessionId, peer, timers};
 use crate::block::Cid;
 use crate::exchange::limits;
 use crate::exchange::message::{Version, WantKind};
@@ -28,7 +29,7 @@ const OPEN_HAVES_MAX: usize = 16;
 const ENDGAME_FACTOR: u32 = 3;
 
 /// The endgame is for gains of at least this; for less, a block is not fetched twice.
-const ENDGAME_GAIN_MIN: Duration = Duration::from_millis(500);
+const ENDGAME_GAIN_MIN: Duration = Duration::from_secs(1);
 
 /// What a peer may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,16 +104,17 @@ impl Client {
         let session = self.sessions.get(&session)?;
         let peer = self.peers.get(&number)?;
         let view = session.views.get(&number);
+        // Among several peers, each is asked for as much as it has shown that it can give: most of a fleet may have
+        // little yet, and a slow one would sit on a whole pipeline. A peer that said HAVE gets the benefit of the doubt.
+        let trust = if self.peers.len() == 1 { usize::MAX } else { view.map_or(0, |view| view.given) };
+        if peer.asks > trust.saturating_mul(2).saturating_add(usize::from(choice == Choice::Known)) {
+            return None;
+        }
         let fits = |want: &WantNumber| self.wants.get(want).is_some_and(|want| peer.has_room(want.size));
         if choice == Choice::Known {
             return view?.haves.first().copied().filter(fits);
         }
         if peer.speaks_presence() && view.is_some_and(|view| view.partial) {
-            return None;
-        }
-        // Among several peers, most of a fleet's may have nothing yet: what has given nothing gets little to begin with.
-        let proven = self.peers.len() == 1 || view.is_some_and(|view| view.proven);
-        if !proven && peer.asks >= limits::PIPELINE_BLOCKS_MIN {
             return None;
         }
         let may_have = session
@@ -137,8 +139,8 @@ impl Client {
 
     /// Whether a partial peer has a stronger claim to ask a presumed holder for this.
     fn is_anothers(&self, session: &Session, want: &Want) -> bool {
-        let Some(local) = self.options.local else { return false };
-        let own = peer::claim(peer::lot(&local), &want.hash);
+        let Some(lot) = self.lot else { return false };
+        let own = peer::claim(lot, &want.hash);
         let partial = session.views.iter().filter(|(_, view)| view.partial);
         partial.filter_map(|(number, _)| self.peers.get(number)).any(|peer| peer::claim(peer.lot, &want.hash) > own)
     }
@@ -159,10 +161,9 @@ impl Client {
         }
         let Some(peer) = self.peers.get_mut(&peer_number) else { return };
         let over = (peer.standing_blocks >= limits::WANT_BLOCKS_PER_PEER).then(|| peer.lacks_block.first().copied());
-        let expected = peer.expected(size);
-        let patience = (expected * limits::OVERDUE_FACTOR).max(limits::OVERDUE_MIN);
+        let patience = peer.patience(size);
         peer.push(cid, Want::priority(number), WantKind::Block);
-        let ask = Ask { since: now, expected: now + expected, promised, due: now + patience };
+        let ask = Ask { since: now, promised, due: now + patience };
         self.set_word(number, peer_number, Some(Word::Asked(ask)));
         if let Some(Some(oldest)) = over {
             self.shun(oldest, peer_number, now + limits::SHUNNED_FOR);
@@ -225,16 +226,17 @@ impl Client {
                     None => presumed && understood(peer.version, &want.cid),
                     Some(_) => false,
                 };
-                let asked = want.words.values().find_map(|word| match word {
-                    Word::Asked(ask) => Some(*ask),
+                let asked = want.words.iter().find_map(|(peer, word)| match word {
+                    Word::Asked(ask) => Some((self.peers.get(peer)?, ask.since)),
                     _ => None,
                 });
-                let (true, Some(ask)) = (may_have, asked) else { continue };
+                let (true, Some((other, since))) = (may_have, asked) else { continue };
                 let here = (peer.expected(want.size) * ENDGAME_FACTOR).max(ENDGAME_GAIN_MIN);
-                let promised = ask.expected.saturating_duration_since(ask.since) * ENDGAME_FACTOR;
-                let faster = now + here < ask.expected || now > ask.since + promised.max(here);
-                if faster && slowest.is_none_or(|(expected, _)| expected < ask.expected) {
-                    slowest = Some((ask.expected, candidate));
+                // By its pace as it is now, which may not be what it was when it was asked.
+                let there = other.expected(0);
+                let faster = now + here < since + there || now > since + (there * ENDGAME_FACTOR).max(here);
+                if faster && slowest.is_none_or(|(expected, _)| expected < since + there) {
+                    slowest = Some((since + there, candidate));
                 }
             }
         }

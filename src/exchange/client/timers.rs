@@ -54,6 +54,12 @@ impl Client {
             self.set_word(number, peer_number, Some(Word::LacksBlock));
             return;
         }
+        // A peer that has become slow since it was asked still sends; one that has stopped keeps its old pace on paper.
+        let due = ask.since + peer.patience(0);
+        if peer.block_at.is_some_and(|at| at > ask.since) && due > now {
+            self.set_due(number, peer_number, Ask { due, ..ask });
+            return;
+        }
         if others {
             self.give_up(number, peer_number, now + limits::SHUNNED_FOR);
             return;

@@ -1,6 +1,6 @@
 //! One wanted block: who wants it, whom it was asked of, and what each peer said about it.
 //!
-//! Invariant: a peer's [`Word`] is only changed through [`super::Client::set_word`], which keeps every count and list
+//! Invariant: a peer's [`Word`] is only changed through `Client::set_word`, which keeps every count and list
 //! that follows from it.
 
 use std::collections::BTreeMap;
@@ -35,8 +35,6 @@ pub(super) enum Word {
 pub(super) struct Ask {
     /// When it was sent.
     pub(super) since: Instant,
-    /// When the peer's rate promises it.
-    pub(super) expected: Instant,
     /// Whether the peer had said HAVE.
     pub(super) promised: bool,
     /// When to look whether somebody else should be asked.
@@ -110,10 +108,15 @@ impl Want {
         self.wanted_by.first().expect("a want is dropped with the last session that wants it").0
     }
 
+    /// Whether peers send it in place of a HAVE.
+    pub(super) const fn is_small(&self) -> bool {
+        self.size <= limits::HAVE_REPLACED_BYTES_MAX
+    }
+
     /// Whether asking about it now would bring it twice: a block this small is sent in place of a HAVE, so that only
     /// one peer at a time may be asked anything.
     pub(super) fn is_coming_small(&self) -> bool {
-        self.size <= limits::HAVE_REPLACED_BYTES_MAX && self.questions > 0
+        self.is_small() && self.questions > 0
     }
 
     /// Higher for what was wanted earlier.

@@ -487,7 +487,7 @@ impl World {
         }
         let bytes = message.block_bytes();
         let delay = self.nodes[from].link.delay + self.nodes[to].link.delay;
-        let jitter = Duration::from_micros(self.below(1 + delay.as_micros() as u64 / 4));
+        let jitter = delay.mul_f64(self.below(1000) as f64 / 4000.0);
         let node = &mut self.nodes[from];
         node.sent_bytes += bytes as u64;
         let limit = server::Options::default().bytes_total;

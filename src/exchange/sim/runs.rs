@@ -74,9 +74,9 @@ fn more_wants_than_a_peer_keeps_all_come() {
 }
 
 /// Every node has some blocks, every block is somewhere, all are connected.
-fn swarm(seed: u64, honest: u64, liars: &[Manner]) -> World {
+fn swarm(seed: u64, honest: u64, at_most: u64, liars: &[Manner]) -> World {
     let mut world = World::new(seed);
-    let blocks = content(&mut world, 120);
+    let blocks = content(&mut world, at_most);
     let nodes = 2 + world.below(honest);
     for _ in 0..nodes {
         let link = link(&mut world);
@@ -113,27 +113,30 @@ fn swarm(seed: u64, honest: u64, liars: &[Manner]) -> World {
 
 #[test]
 fn scattered_blocks_reach_everybody_with_few_duplicates() {
-    let (mut blocks, mut extra) = (0, 0);
-    for seed in 0..500 {
-        let mut world = swarm(seed, 7, &[]);
+    // Blocks that are smaller than a HAVE is worth come unasked for, more than once, and are counted apart.
+    let (mut large, mut small) = ((0, 0), (0, 0));
+    for seed in 0..100 {
+        let mut world = swarm(seed, 7, 500, &[]);
         assert!(world.run(HOUR), "seed {seed}: {}", world.unfinished());
-        let (some, more) = duplicates(&world);
-        blocks += some;
-        extra += more;
+        let (blocks, extra) = duplicates(&world);
+        let is_small = world.names.values().all(|block| block.bytes().len() <= 1024);
+        let sum = if is_small { &mut small } else { &mut large };
+        *sum = (sum.0 + blocks, sum.1 + extra);
         world.tear_down();
     }
-    println!("{blocks} blocks, {extra} duplicates");
-    assert!(extra * 100 <= blocks, "{extra} duplicates of {blocks} blocks");
+    println!("large: {large:?}, small: {small:?} (blocks, duplicates)");
+    assert!(large.1 * 100 <= large.0, "{large:?}");
+    assert!(small.1 * 5 <= small.0, "{small:?}");
 }
 
 #[test]
 fn liars_only_cost_time() {
     let manners = [Manner::Silent, Manner::HaveThenNothing, Manner::HaveThenDontHave, Manner::WrongBlock];
     let mut longest = Duration::ZERO;
-    for seed in 0..400 {
+    for seed in 0..250 {
         let first = manners[usize::try_from(seed % 4).unwrap()];
         let second = manners[usize::try_from(seed / 4 % 4).unwrap()];
-        let mut world = swarm(seed, 4, &[first, second]);
+        let mut world = swarm(seed, 4, 120, &[first, second]);
         assert!(world.run(HOUR), "seed {seed} {first:?} {second:?}: {}", world.unfinished());
         longest = longest.max(world.now - world.began);
         world.tear_down();
@@ -144,8 +147,8 @@ fn liars_only_cost_time() {
 
 #[test]
 fn peers_that_come_and_go_do_not_stop_anybody() {
-    for seed in 0..400 {
-        let mut world = swarm(seed, 6, &[]);
+    for seed in 0..250 {
+        let mut world = swarm(seed, 6, 120, &[]);
         let nodes = world.nodes.len() as u64;
         for _ in 0..40 {
             let a = usize::try_from(world.below(nodes)).unwrap();
@@ -165,7 +168,7 @@ fn peers_that_come_and_go_do_not_stop_anybody() {
 #[test]
 fn old_peers_are_asked_in_their_own_way() {
     for seed in 0..300 {
-        let mut world = swarm(seed, 4, &[]);
+        let mut world = swarm(seed, 4, 120, &[]);
         // Node 0 has everything and speaks 1.2, so that CIDv1 blocks can be had by all but by 1.0 peers.
         let blocks: Vec<Block> = world.names.values().cloned().collect();
         for node in 1..world.nodes.len() {
@@ -288,7 +291,7 @@ fn a_fleet_shares_what_the_publisher_sends() {
         let copies = world.nodes[0].sent_bytes as f64 / bytes as f64;
         let (all, extra) = duplicates(&world);
         println!("seed {seed}: {ratio:.2} of a single copy, {copies:.2} copies, {extra} duplicates of {all}");
-        assert!(ratio < 2.5 && copies < 2.5 && extra * 100 <= all, "seed {seed}");
+        assert!(ratio < 1.2 && copies < 1.15 && extra * 200 <= all, "seed {seed}");
         world.tear_down();
     }
 }
