@@ -155,13 +155,16 @@ pub async fn start(identity: Keypair, options: Options) -> Result<(Handle, Reads
         .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER))
         .with_max_pending_incoming(Some(HANDSHAKES_MAX))
         .with_max_pending_outgoing(Some(HANDSHAKES_MAX));
+    let mut exchange = options.exchange;
+    // With its own name the client can share out with the other readers who asks the publisher for what.
+    exchange.client.local = Some(peer);
     let behaviour = Composed {
         limits: connection_limits::Behaviour::new(limits),
         identify: identify::Behaviour::new(
             identify::Config::new("ipfs/0.1.0".into(), identity.public()).with_agent_version(AGENT.into()),
         ),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
-        exchange: Behaviour::new(options.exchange, verifier(), rand::random()),
+        exchange: Behaviour::new(exchange, verifier(), rand::random()),
     };
     let config = libp2p::swarm::Config::with_tokio_executor();
     let swarm = Swarm::new(transport, behaviour, peer, config);
