@@ -8,6 +8,7 @@
 mod crash;
 mod errors;
 mod facts;
+mod nodes;
 mod plan;
 mod support;
 mod swarm;
