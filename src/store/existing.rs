@@ -30,6 +30,7 @@ impl Store {
             state: FileState::Planning,
             stamp: Some(Stamp { len, ..stamp }),
             partial: true,
+            member: None,
         })?)
     }
 
@@ -57,9 +58,11 @@ impl Store {
     }
 
     /// Whether a leaf of a file is there.
-    #[must_use]
-    pub fn is_present(&self, file: FileId, leaf: u64) -> bool {
-        self.inner.find(file).is_some_and(|live| live.holds(leaf))
+    ///
+    /// # Errors
+    /// What the index says.
+    pub fn is_present(&self, file: FileId, leaf: u64) -> Result<bool, StoreError> {
+        Ok(self.inner.find(file)?.is_some_and(|live| live.holds(leaf)))
     }
 }
 

@@ -13,8 +13,8 @@ use super::index::Index;
 use super::index::tables::{self, Stored, Tables};
 use super::live::Live;
 use super::{
-    Activation, FileId, FileRecord, FileState, LeafPlace, NewFile, Preallocate, Stamp, Store, StoreError, WriteError,
-    next_file,
+    Activation, FileId, FileRecord, FileState, LeafPlace, Member, NewFile, Preallocate, Stamp, Store, StoreError,
+    WriteError, next_file,
 };
 use crate::block::{Cid, Multihash};
 
@@ -45,6 +45,7 @@ impl Store {
             state: FileState::Planning,
             stamp: Some(spec.stamp),
             partial: spec.partial,
+            member: spec.member,
         })
     }
 
@@ -54,7 +55,7 @@ impl Store {
             tables.files.put(txn, &tables::file_key(id), &stored.encode())?;
             Ok(id)
         })?;
-        self.inner.insert(Arc::new(Live::new(id, stored, None)));
+        self.inner.files.put(Arc::new(Live::new(id, stored, None)));
         Ok(id)
     }
 
@@ -69,6 +70,7 @@ impl Store {
         final_path: &Path,
         len: u64,
         policy: Preallocate,
+        member: Option<Member>,
     ) -> Result<FileId, WriteError> {
         let final_path = std::path::absolute(final_path).map_err(WriteError::io(final_path))?;
         part::preflight(&final_path, len)?;
@@ -85,6 +87,7 @@ impl Store {
             state: FileState::Planning,
             stamp: None,
             partial: true,
+            member,
         };
         let id = self.register_stored(stored.clone())?;
         let made = part::create(&path).and_then(|(file, stamp)| {
@@ -114,7 +117,7 @@ impl Store {
 
     /// Writes a file's record, and what is known of it here follows.
     pub(super) fn put_stored(&self, id: FileId, stored: &Stored) -> Result<(), StoreError> {
-        let live = self.inner.find(id).ok_or(StoreError::UnknownFile(id))?;
+        let live = self.inner.find(id)?.ok_or(StoreError::UnknownFile(id))?;
         self.inner.index.write(|txn, tables| put_file(txn, tables, id, stored))?;
         live.stored_mut().clone_from(stored);
         Ok(())
@@ -133,7 +136,7 @@ impl Store {
     /// When a reference is to another file.
     pub fn put_refs(&self, file: FileId, refs: &mut Vec<(Multihash, LeafPlace)>) -> Result<u64, StoreError> {
         assert!(refs.iter().all(|(_, place)| place.file == file), "references of one file");
-        let live = self.inner.find(file).filter(|live| live.stored().state == FileState::Planning);
+        let live = self.inner.find(file)?.filter(|live| live.stored().state == FileState::Planning);
         live.ok_or(StoreError::UnknownFile(file))?;
         refs.sort_unstable_by(|(a, at), (b, bt)| {
             (a.code(), a.digest(), at.offset).cmp(&(b.code(), b.digest(), bt.offset))
@@ -169,12 +172,12 @@ impl Store {
     }
 
     /// Ends the planning: a part becomes Partial, with no leaf in it, an added file Complete; the root knows the file in
-    /// the same commit. An older entry of a complete file at the same path is forgotten.
+    /// the same commit, unless it belongs to a collection. An older entry of a complete file at the same path is forgotten.
     ///
     /// # Errors
     /// [`StoreError::UnknownFile`] when the file is not being planned; what the index says.
     pub fn activate(&self, file: FileId, activation: Activation<'_>) -> Result<(), StoreError> {
-        let live = self.inner.find(file).filter(|live| live.stored().state == FileState::Planning);
+        let live = self.inner.find(file)?.filter(|live| live.stored().state == FileState::Planning);
         let live = live.ok_or(StoreError::UnknownFile(file))?;
         let mut stored = live.stored().clone();
         stored.root = Some(*activation.root);
@@ -183,6 +186,9 @@ impl Store {
         self.inner.index.write(|txn, tables| {
             put_file(txn, tables, file, &stored)?;
             tables.extents.put(txn, &tables::file_key(file), &tables::extents_value(activation.extents))?;
+            if stored.member.is_some() {
+                return Ok(());
+            }
             let key = activation.root.to_bytes();
             let mut files = match tables.roots.get(txn, &key)? {
                 Some(value) => tables::root_of_value(value)?.1,
@@ -195,21 +201,18 @@ impl Store {
         })?;
         live.set_bits(stored.partial.then(|| Arc::new(Bitmap::new(activation.leaves))));
         let path = stored.path.clone();
+        let single = stored.member.is_none();
         *live.stored_mut() = stored;
-        self.supersede(file, &path)
+        self.inner.files.put(live);
+        if single { self.supersede(file, &path) } else { Ok(()) }
     }
 
-    /// Forgets older complete entries of the same path.
+    /// Forgets older complete entries of the same path among the files that are roots of their own.
     pub(super) fn supersede(&self, by: FileId, path: &Path) -> Result<(), StoreError> {
-        let old: Vec<FileId> = self
-            .inner
-            .live()
-            .values()
-            .filter(|live| live.id != by && live.stored().state == FileState::Complete && live.stored().path == path)
-            .map(|live| live.id)
-            .collect();
-        for file in old {
-            self.forget_file(file)?;
+        for file in self.single_files()? {
+            if file.id != by && file.state == FileState::Complete && file.path == path {
+                self.forget_file(file.id)?;
+            }
         }
         Ok(())
     }
@@ -233,14 +236,14 @@ impl Store {
     /// # Errors
     /// What the index says; the next open goes on with it then.
     pub fn forget_file(&self, file: FileId) -> Result<Option<FileRecord>, StoreError> {
-        let Some(live) = self.inner.find(file) else { return Ok(None) };
+        let Some(live) = self.inner.find(file)? else { return Ok(None) };
         let record = live.record();
         let mut stored = live.stored().clone();
         stored.state = FileState::Forgetting;
         self.put_stored(file, &stored)?;
         self.inner.handles.forget(file);
         remove_file(&self.inner.index, file, &stored)?;
-        self.inner.remove(file);
+        self.inner.files.remove(file);
         Ok(Some(record))
     }
 }

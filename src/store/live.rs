@@ -1,15 +1,73 @@
 //! What is known of each file while the program runs: its record, which of its leaves are there, and whether the disk
 //! still agrees.
 //!
+//! Files that are not complete are always here. Complete ones, of which there may be millions, are read from the index
+//! when they are asked for, and some thousands of them are kept.
+//!
 //! Bits here are set as soon as a leaf is written, so that it is served at once; which of them are durable only the
 //! [`super::Writer`] and the index know.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::file::bitmap::Bitmap;
 use super::index::tables::Stored;
 use super::{FileId, FileRecord, FileState, Stamp};
+
+/// Complete files that are kept after they were asked for. One takes less than a kilobyte.
+const COMPLETE_MAX: usize = 4096;
+
+/// The files that are known without asking the index.
+#[derive(Debug, Default)]
+pub(super) struct Lives {
+    /// Every file that is not complete.
+    open: RwLock<BTreeMap<FileId, Arc<Live>>>,
+    /// Some of the complete ones.
+    complete: RwLock<HashMap<FileId, Arc<Live>>>,
+}
+
+impl Lives {
+    pub(super) fn new(open: BTreeMap<FileId, Arc<Live>>) -> Self {
+        Self { open: RwLock::new(open), complete: RwLock::default() }
+    }
+
+    /// A file that is here.
+    pub(super) fn get(&self, file: FileId) -> Option<Arc<Live>> {
+        let complete = self.complete.read().unwrap_or_else(PoisonError::into_inner).get(&file).cloned();
+        complete.or_else(|| self.open.read().unwrap_or_else(PoisonError::into_inner).get(&file).cloned())
+    }
+
+    /// Takes a file in, in the place that its state has. Of two that come for one complete file the first stays.
+    pub(super) fn put(&self, live: Arc<Live>) -> Arc<Live> {
+        if live.stored().state != FileState::Complete {
+            self.open.write().unwrap_or_else(PoisonError::into_inner).insert(live.id, Arc::clone(&live));
+            return live;
+        }
+        let mut complete = self.complete.write().unwrap_or_else(PoisonError::into_inner);
+        if complete.len() >= COMPLETE_MAX {
+            // What somebody works with, and what must be hashed before it is served, stays; the rest is read again.
+            complete.retain(|_, live| Arc::strong_count(live) > 1 || live.is_suspect());
+        }
+        if complete.len() >= 2 * COMPLETE_MAX {
+            complete.clear();
+        }
+        let kept = Arc::clone(complete.entry(live.id).or_insert(live));
+        drop(complete);
+        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&kept.id);
+        kept
+    }
+
+    pub(super) fn remove(&self, file: FileId) {
+        self.complete.write().unwrap_or_else(PoisonError::into_inner).remove(&file);
+        self.open.write().unwrap_or_else(PoisonError::into_inner).remove(&file);
+    }
+
+    /// Every file that is not complete.
+    pub(super) fn open(&self) -> Vec<Arc<Live>> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Live {
@@ -111,6 +169,7 @@ impl Live {
             state: stored.state,
             stamp: stored.stamp,
             present_leaves,
+            member: stored.member,
             trouble: self.trouble().clone(),
         }
     }

@@ -19,6 +19,7 @@
 //! It never hashes on the way in: whoever adds references or writes leaves holds the proof. On the way out it hashes only
 //! what lies in a file that is not what it was. It deletes no user's file, and overwrites none.
 
+mod collections;
 mod error;
 mod existing;
 mod file;
@@ -33,9 +34,8 @@ mod types;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -43,8 +43,8 @@ use crate::block::{Block, Cid, Multihash};
 use file::disk::{Disk, SystemDisk};
 use file::pool::Pool;
 use index::Index;
-use index::tables::{self, META_NEXT_FILE, META_NEXT_JOB, Tables, corrupt};
-use live::Live;
+use index::tables::{self, META_NEXT_FILE, META_NEXT_JOB, Stored, Tables, corrupt};
+use live::{Live, Lives};
 use lock::RepoLock;
 use serve::Handles;
 
@@ -54,8 +54,9 @@ pub use file::part::{Preflight, part_path, preflight};
 pub use file::source::SourceFile;
 pub use file::writer::Writer;
 pub use types::{
-    Activation, Affixes, EXTENT_LEAVES, FileId, FileIdentity, FileRecord, FileState, LeafPlace, NewFile, Options,
-    Preallocate, ReaderKind, RootRecord, Stamp,
+    Activation, Affixes, CollectionId, CollectionRecord, CollectionState, CompleteFile, EXTENT_LEAVES, FileId,
+    FileIdentity, FileRecord, FileState, LeafAt, LeafPlace, Member, NewCollection, NewFile, Options, Preallocate,
+    ReaderKind, RootRecord, Stamp,
 };
 
 /// Bytes of nodes that one transaction takes at most, so that its pages stay few.
@@ -72,7 +73,7 @@ struct Inner {
     index: Index,
     disk: Arc<dyn Disk>,
     options: Options,
-    files: RwLock<BTreeMap<FileId, Arc<Live>>>,
+    files: Lives,
     handles: Handles,
     pool: Arc<Pool>,
     /// Dropped last: nobody else may open the index before it is closed.
@@ -103,7 +104,7 @@ impl Store {
                 index,
                 disk,
                 options,
-                files: RwLock::new(files),
+                files: Lives::new(files),
                 handles,
                 pool: Arc::default(),
                 _lock: lock,
@@ -178,15 +179,43 @@ impl Store {
     }
 
     /// Every file that the index knows, in the order of their numbers.
-    #[must_use]
-    pub fn files(&self) -> Vec<FileRecord> {
-        self.inner.live().values().map(|live| live.record()).collect()
+    ///
+    /// # Errors
+    /// What the index says.
+    pub fn files(&self) -> Result<Vec<FileRecord>, StoreError> {
+        self.inner.index.read(|txn, tables| {
+            let mut files = Vec::new();
+            for entry in tables.files.iter(txn)? {
+                let (key, _) = entry?;
+                files.extend(self.inner.find_in(txn, tables, tables::file_of_key(key)?)?.map(|live| live.record()));
+            }
+            Ok(files)
+        })
+    }
+
+    /// Every file that is a root of its own, in the order of their numbers; those that are being planned are none yet.
+    ///
+    /// # Errors
+    /// What the index says.
+    pub fn single_files(&self) -> Result<Vec<FileRecord>, StoreError> {
+        self.inner.index.read(|txn, tables| {
+            let mut files = Vec::new();
+            for entry in tables.roots.iter(txn)? {
+                for file in tables::root_of_value(entry?.1)?.1 {
+                    files.extend(self.inner.find_in(txn, tables, file)?.map(|live| live.record()));
+                }
+            }
+            files.sort_unstable_by_key(|file| file.id);
+            Ok(files)
+        })
     }
 
     /// One file.
-    #[must_use]
-    pub fn file(&self, file: FileId) -> Option<FileRecord> {
-        self.inner.find(file).map(|live| live.record())
+    ///
+    /// # Errors
+    /// What the index says.
+    pub fn file(&self, file: FileId) -> Result<Option<FileRecord>, StoreError> {
+        Ok(self.inner.find(file)?.map(|live| live.record()))
     }
 
     /// Offset in bytes of every [`EXTENT_LEAVES`]th leaf of an activated file.
@@ -248,20 +277,26 @@ impl Store {
 }
 
 impl Inner {
-    fn live(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<FileId, Arc<Live>>> {
-        self.files.read().unwrap_or_else(PoisonError::into_inner)
+    /// A file, from the index if it is not here.
+    fn find(&self, file: FileId) -> Result<Option<Arc<Live>>, StoreError> {
+        match self.files.get(file) {
+            Some(live) => Ok(Some(live)),
+            None => self.index.read(|txn, tables| self.find_in(txn, tables, file)),
+        }
     }
 
-    fn find(&self, file: FileId) -> Option<Arc<Live>> {
-        self.live().get(&file).cloned()
-    }
-
-    fn insert(&self, live: Arc<Live>) {
-        self.files.write().unwrap_or_else(PoisonError::into_inner).insert(live.id, live);
-    }
-
-    fn remove(&self, file: FileId) -> Option<Arc<Live>> {
-        self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&file)
+    /// As [`Inner::find`], within a transaction.
+    fn find_in(&self, txn: &heed::RoTxn<'_>, tables: &Tables, file: FileId) -> Result<Option<Arc<Live>>, StoreError> {
+        if let Some(live) = self.files.get(file) {
+            return Ok(Some(live));
+        }
+        // Files that are not complete are always here: one that is in the index only is being forgotten, or is of a
+        // collection that is.
+        let Some(bytes) = tables.files.get(txn, &tables::file_key(file))?.filter(|bytes| Stored::is_complete(bytes))
+        else {
+            return Ok(None);
+        };
+        Ok(Some(self.files.put(Arc::new(Live::new(file, Stored::decode(bytes)?, None)))))
     }
 }
 

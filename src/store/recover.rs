@@ -8,6 +8,8 @@
 //! | Partial, Broken | Partial if the part is there with its identity and length, else Broken with the reason |
 //! | Complete | stays; whether the file is unchanged is asked when it is served |
 //!
+//! A collection that was being added or forgotten is forgotten before, with all its files.
+//!
 //! No file is hashed, and none is removed unless its identity says that it is the part we made (or, for a part whose
 //! identity was never written down, that it is empty).
 
@@ -24,13 +26,16 @@ use super::index::tables::{self, Stored, corrupt};
 use super::live::Live;
 use super::{FileId, FileState, Stamp, StoreError};
 
-/// Settles every file and returns those that are left.
+/// Settles every file and returns those that are not complete.
 pub(super) fn recover(index: &Index) -> Result<BTreeMap<FileId, Arc<Live>>, StoreError> {
+    super::collections::recover(index)?;
     let found = index.read(|txn, tables| {
         let mut files = Vec::new();
         for entry in tables.files.iter(txn)? {
             let (key, value) = entry?;
-            files.push((tables::file_of_key(key)?, Stored::decode(value)?));
+            if !Stored::is_complete(value) {
+                files.push((tables::file_of_key(key)?, Stored::decode(value)?));
+            }
         }
         Ok(files)
     })?;
@@ -63,11 +68,10 @@ pub(super) fn recover(index: &Index) -> Result<BTreeMap<FileId, Arc<Live>>, Stor
                 put_file(txn, tables, id, &stored)
             })?;
         }
-        let bits = match stored.state {
-            FileState::Complete => None,
-            _ => Some(Arc::new(durable_bits(index, id, stored.leaves)?)),
-        };
-        files.insert(id, Arc::new(Live::new(id, stored, bits)));
+        if stored.state != FileState::Complete {
+            let bits = Arc::new(durable_bits(index, id, stored.leaves)?);
+            files.insert(id, Arc::new(Live::new(id, stored, Some(bits))));
+        }
     }
     Ok(files)
 }

@@ -19,6 +19,8 @@ use super::live::Live;
 use super::{FileId, FileState, LeafPlace, Options, ReaderKind, Store, StoreError};
 use crate::block::{BLOCK_BYTES_MAX, Block, Cid, Multihash, RAW};
 
+/// Files that are looked up for one block at first: the same few bytes may lie in a million files.
+const PLACES_AT_FIRST: usize = 16;
 /// Files that are held open for reading at a time.
 const HANDLES_MAX: usize = 128;
 
@@ -144,7 +146,7 @@ impl Store {
                 let len = u32::try_from(node.len()).map_err(|_| corrupt("a node's length"))?;
                 return Ok((Some(len), Vec::new()));
             }
-            Ok((None, self.live_places(txn, tables, &key)?))
+            Ok((None, self.live_places(txn, tables, &key, PLACES_AT_FIRST)?))
         })?;
         Ok(node.or_else(|| places.first().map(|(_, place)| self.block_len(place))))
     }
@@ -160,12 +162,17 @@ impl Store {
             if let Some(node) = tables.nodes.get(txn, &key)? {
                 return Ok((Some(Bytes::copy_from_slice(node)), Vec::new()));
             }
-            Ok((None, self.live_places(txn, tables, &key)?))
+            Ok((None, self.live_places(txn, tables, &key, PLACES_AT_FIRST)?))
         })?;
         if node.is_some() {
             return Ok(node);
         }
-        Ok(places.iter().find_map(|(live, place)| self.read_place(multihash, live, place)))
+        let mut found = places.iter().find_map(|(live, place)| self.read_place(multihash, live, place));
+        if found.is_none() && places.len() == PLACES_AT_FIRST {
+            let all = self.inner.index.read(|txn, tables| self.live_places(txn, tables, &key, usize::MAX))?;
+            found = all.iter().skip(places.len()).find_map(|(live, place)| self.read_place(multihash, live, place));
+        }
+        Ok(found)
     }
 
     /// Every place where a block's bytes are now, in the order of their files.
@@ -174,7 +181,7 @@ impl Store {
     /// What the index says.
     pub fn places(&self, multihash: &Multihash) -> Result<Vec<LeafPlace>, StoreError> {
         let key = tables::multihash_key(multihash);
-        let places = self.inner.index.read(|txn, tables| self.live_places(txn, tables, &key))?;
+        let places = self.inner.index.read(|txn, tables| self.live_places(txn, tables, &key, usize::MAX))?;
         Ok(places.into_iter().map(|(_, place)| place).collect())
     }
 
@@ -183,7 +190,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::UnknownFile`]; [`StoreError::Io`], also when the file ends before that.
     pub fn read_range(&self, file: FileId, offset: u64, out: &mut [u8]) -> Result<(), StoreError> {
-        let live = self.inner.find(file).ok_or(StoreError::UnknownFile(file))?;
+        let live = self.inner.find(file)?.ok_or(StoreError::UnknownFile(file))?;
         let path = live.stored().path.clone();
         self.inner.handles.read(&live, offset, out).map_err(StoreError::io(&path))
     }
@@ -193,18 +200,23 @@ impl Store {
         txn: &heed::RoTxn<'_, heed::WithoutTls>,
         tables: &Tables,
         key: &[u8],
+        most: usize,
     ) -> Result<Vec<(Arc<Live>, LeafPlace)>, StoreError> {
         let mut places = Vec::new();
         for entry in tables.refs.get_duplicates(txn, key)?.into_iter().flatten() {
             let (_, value) = entry?;
             let (mut place, elsewhere) = tables::ref_place(value)?;
             // A file that is being forgotten is not among the living any more.
-            let Some(live) = self.inner.find(place.file).filter(|live| live.holds(place.leaf)) else { continue };
+            let live = self.inner.find_in(txn, tables, place.file)?;
+            let Some(live) = live.filter(|live| live.holds(place.leaf)) else { continue };
             if elsewhere {
                 let wrap = tables.wraps.get(txn, &tables::wrap_key(key, place.file))?;
                 place.wrap = wrap.ok_or_else(|| corrupt("a reference without its wrap"))?.to_vec();
             }
             places.push((live, place));
+            if places.len() == most {
+                break;
+            }
         }
         Ok(places)
     }

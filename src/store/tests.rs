@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
 
+mod collections;
 mod crash;
 mod index;
 mod serve;
@@ -98,7 +99,7 @@ fn add(store: &Store, path: &Path, data: &[u8]) -> FileId {
 }
 
 fn start_pull(store: &Store, path: &Path, data: &[u8]) -> FileId {
-    let file = store.create_part(&root_of(data), path, data.len() as u64, Preallocate::Sparse).unwrap();
+    let file = store.create_part(&root_of(data), path, data.len() as u64, Preallocate::Sparse, None).unwrap();
     store.put_refs(file, &mut refs(file, data)).unwrap();
     activate(store, file, data);
     file

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::block::Cid;
+use crate::block::{Cid, Multihash};
 
 /// How many leaves make an extent: [`Activation::extents`] has the offset of every so-manyth leaf, so that somebody who
 /// knows a leaf's ordinal finds its offset by walking at most this many leaves of the tree.
@@ -21,6 +21,92 @@ impl FileId {
     pub const fn number(self) -> u32 {
         self.0
     }
+}
+
+/// A collection of the index: a directory's files, or a DAG of plain blocks. Numbers are never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CollectionId(pub(super) u32);
+
+impl CollectionId {
+    /// The bare number, for messages and logs.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
+/// A file's place in a collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    /// The collection.
+    pub collection: CollectionId,
+    /// Which of its entries, in an order that whoever made the collection can make again.
+    pub entry: u32,
+}
+
+/// Where a collection is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CollectionState {
+    /// Being added: the next open removes it and its files' references.
+    Planning,
+    /// Being pulled: what is there of it stays.
+    Partial,
+    /// All of it is there.
+    Complete,
+    /// Its files' references are being removed.
+    Forgetting,
+}
+
+/// Several files, or a DAG of plain blocks, under one root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CollectionRecord {
+    /// Its number.
+    pub id: CollectionId,
+    /// The root of its DAG, once known.
+    pub root: Option<Cid>,
+    /// The folder that it lies in; `None` for plain blocks, which lie in the index.
+    pub path: Option<PathBuf>,
+    /// Where it is in its life.
+    pub state: CollectionState,
+    /// Bytes of its files, or of its blocks.
+    pub size: u64,
+    /// How many files it has, or blocks.
+    pub files: u64,
+}
+
+/// A collection to be known to the index.
+#[derive(Debug, Clone)]
+pub struct NewCollection {
+    /// The root, where it is known already (a pull); an added one's comes with [`super::Store::finish_collection`].
+    pub root: Option<Cid>,
+    /// The folder that it lies in; `None` for plain blocks.
+    pub path: Option<PathBuf>,
+    /// True for one that is being pulled, which survives a restart before it is complete.
+    pub partial: bool,
+}
+
+/// A file that is all there, with references to all its leaves: added to a collection with many others at once.
+#[derive(Debug, Clone)]
+pub struct CompleteFile {
+    /// The file; `partial` is false, `member` is set.
+    pub file: NewFile,
+    /// The root of its tree.
+    pub root: Cid,
+    /// Its leaves in file order.
+    pub leaves: Vec<LeafAt>,
+    /// How the leaves' blocks are made of file bytes, as in [`LeafPlace::wrap`].
+    pub wrap: Vec<u8>,
+}
+
+/// A leaf of a file that is being added.
+#[derive(Debug, Clone, Copy)]
+pub struct LeafAt {
+    /// Its block's multihash.
+    pub multihash: Multihash,
+    /// Where its file bytes begin.
+    pub offset: u64,
+    /// How many file bytes it has.
+    pub len: u32,
 }
 
 /// Where the bytes of a leaf's block lie in a file.
@@ -71,6 +157,8 @@ pub struct NewFile {
     pub stamp: Stamp,
     /// True for a file that is being pulled: its leaves are live when their bits are set.
     pub partial: bool,
+    /// The collection that it belongs to. A file of none is a root of its own.
+    pub member: Option<Member>,
 }
 
 /// What turns a planned file into one that is served.
@@ -122,8 +210,10 @@ pub struct FileRecord {
     pub stamp: Option<Stamp>,
     /// How many leaves are there (all, for a complete file).
     pub present_leaves: u64,
+    /// The collection that it belongs to.
+    pub member: Option<Member>,
     /// What is wrong with the file on the disk, if something is: changed, gone, not readable. Its blocks are served only
-    /// when they hash right. Remembered until the next open.
+    /// when they hash right. Remembered for a while, at most until the next open.
     pub trouble: Option<String>,
 }
 

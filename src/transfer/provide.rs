@@ -153,7 +153,8 @@ fn record(store: &Store, source: &SourceFile, profile: &Profile, root: &Root) ->
     profile.wrap().to_tag(&mut wrap);
     let tree = Tree { root: root.cid, size: root.size, wrap, single: root.leaves == 1 };
     let before: Vec<_> = store
-        .files()
+        .single_files()
+        .map_err(|e| from_store(&e))?
         .into_iter()
         .filter(|file| file.path == source.path() && matches!(file.state, FileState::Complete))
         .collect();

@@ -265,7 +265,8 @@ impl Work<'_> {
         if self.request.into_existing {
             self.adopt(&pulled.tree, &writer, last_byte).await?;
         }
-        let present = self.store.file(file.id).as_ref().map_or(0, super::roots::present_bytes);
+        let present =
+            self.store.file(file.id).map_err(|e| from_store(&e))?.as_ref().map_or(0, super::roots::present_bytes);
         let started = Instant::now();
         let mut meter = Meter::new(started);
         self.status.send_modify(|status| {
@@ -347,7 +348,7 @@ impl Work<'_> {
             let made = if existing {
                 store.adopt_existing(&tree.root, &output, tree.size)
             } else {
-                store.create_part(&tree.root, &output, tree.size, preallocate)
+                store.create_part(&tree.root, &output, tree.size, preallocate, None)
             };
             let id = made.map_err(from_write)?;
             let planned = plan::write_references(&store, id, &tree).and_then(|extents| {
@@ -357,8 +358,8 @@ impl Work<'_> {
             });
             match planned {
                 Ok(extents) => {
-                    let record =
-                        store.file(id).ok_or_else(|| Failure::new("bug", "a planned file is not in the index"))?;
+                    let record = store.file(id).map_err(|e| from_store(&e))?;
+                    let record = record.ok_or_else(|| Failure::new("bug", "a planned file is not in the index"))?;
                     Ok((record, extents))
                 }
                 Err(failure) => {
@@ -453,7 +454,8 @@ impl Work<'_> {
 
 /// The unfinished file of this very pull, if the index holds one.
 fn unfinished(store: &Store, root: &Cid, output: &Path) -> Result<Option<FileRecord>, Failure> {
-    let ours = store.files().into_iter().find(|file| file.root == Some(*root) && file.final_path == output);
+    let files = store.single_files().map_err(|e| from_store(&e))?;
+    let ours = files.into_iter().find(|file| file.root == Some(*root) && file.final_path == output);
     match ours {
         Some(file) => match &file.state {
             FileState::Partial => Ok(Some(file)),

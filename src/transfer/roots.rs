@@ -15,7 +15,7 @@ use super::verify::verify as verify_file;
 
 /// All files, oldest first.
 pub(super) fn list(store: &Store) -> Result<Vec<RootInfo>, Failure> {
-    Ok(store.files().iter().filter(|file| is_shown(file)).map(info).collect())
+    Ok(store.single_files().map_err(|e| from_store(&e))?.iter().filter(|file| is_shown(file)).map(info).collect())
 }
 
 /// Every file under one root.
@@ -112,7 +112,7 @@ pub(super) fn profile(options: &AddOptions) -> Result<Profile, Failure> {
 
 fn under(store: &Store, cid: &str) -> Result<Vec<FileRecord>, Failure> {
     let root = parse_cid(cid).map_err(|e| Failure::new("not-a-cid", e))?;
-    let mut files = store.files();
+    let mut files = store.single_files().map_err(|e| from_store(&e))?;
     files.retain(|file| file.root.is_some_and(|cid| cid.hash() == root.hash()) && is_shown(file));
     if files.is_empty() {
         return Err(Failure::new("not-found", format!("{cid} is not in this repo; `bitshoal ls` lists what is")));

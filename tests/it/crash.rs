@@ -92,7 +92,7 @@ fn check(reader: &Repo, original: &Path, copy: &Path) -> u64 {
     let store = Store::open(&reader.path, Options::default()).unwrap();
     let truth = SourceFile::open(original).unwrap();
     let mut claimed = 0;
-    for file in store.files() {
+    for file in store.files().unwrap() {
         if file.final_path != *copy || !matches!(file.state, FileState::Partial | FileState::Complete) {
             continue;
         }
@@ -100,7 +100,7 @@ fn check(reader: &Repo, original: &Path, copy: &Path) -> u64 {
         let bytes = SourceFile::open(&file.path).unwrap();
         for leaf in tree.leaves(&store) {
             let leaf = leaf.unwrap();
-            if !store.is_present(file.id, leaf.index) {
+            if !store.is_present(file.id, leaf.index).unwrap() {
                 continue;
             }
             claimed += 1;

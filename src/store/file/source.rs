@@ -147,6 +147,7 @@ impl NewFile {
             root: None,
             stamp: source.stamp,
             partial: false,
+            member: None,
         }
     }
 }

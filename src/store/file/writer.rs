@@ -58,7 +58,7 @@ impl Store {
     /// [`StoreError::UnknownFile`] when it is not partial, [`StoreError::Busy`] when it has a writer,
     /// [`StoreError::Changed`] when the part is not the file that we made (its state becomes Broken).
     pub fn writer(&self, file: FileId) -> Result<Writer, StoreError> {
-        let live = self.inner.find(file).ok_or(StoreError::UnknownFile(file))?;
+        let live = self.inner.find(file)?.ok_or(StoreError::UnknownFile(file))?;
         let stored = live.stored().clone();
         let bits = live.bits().filter(|_| matches!(stored.state, FileState::Partial | FileState::Finishing));
         let bits = bits.ok_or(StoreError::UnknownFile(file))?;
@@ -289,11 +289,12 @@ impl Writer {
             tables.have.delete_range(txn, &(Bound::Included(&first[..]), Bound::Included(&last[..])))?;
             put_file(txn, tables, id, &stored)
         })?;
-        let path = stored.path.clone();
+        let (path, single) = (stored.path.clone(), stored.member.is_none());
         *self.live.stored_mut() = stored;
         self.live.set_bits(None);
+        self.store.inner.files.put(Arc::clone(&self.live));
         self.store.inner.handles.forget(id);
-        Ok(self.store.supersede(id, &path)?)
+        if single { Ok(self.store.supersede(id, &path)?) } else { Ok(()) }
     }
 
     /// Whether the final name is this file already and the part's name is gone.

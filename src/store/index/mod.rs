@@ -69,8 +69,9 @@ impl Index {
             disk,
         };
         index.write(|txn, tables| {
-            if tables.meta.get(txn, META_FORMAT)?.is_none() {
-                tables.meta.put(txn, META_FORMAT, &FORMAT.to_be_bytes())?;
+            let format = FORMAT.to_be_bytes();
+            if tables.meta.get(txn, META_FORMAT)? != Some(&format[..]) {
+                tables.meta.put(txn, META_FORMAT, &format)?;
             }
             Ok(())
         })?;
@@ -152,8 +153,8 @@ impl Index {
     }
 }
 
-/// Refuses what a newer version wrote, before anything is touched. `migrate` from older ones comes here with the first
-/// change of the format.
+/// Refuses what a newer version wrote, before anything is touched. What older ones wrote is read as it is (see
+/// [`FORMAT`]), and takes the new number with the first commit.
 fn check_format(env: &Env<WithoutTls>) -> Result<(), StoreError> {
     let txn = env.read_txn()?;
     let meta = env.open_databases_and_commit(txn, |opener, txn| {
@@ -166,13 +167,8 @@ fn check_format(env: &Env<WithoutTls>) -> Result<(), StoreError> {
     let Some(format) = meta.get(&txn, META_FORMAT)? else { return Ok(()) };
     let found = u32::from_be_bytes(format.try_into().map_err(|_| corrupt("the format version"))?);
     match found {
-        FORMAT => Ok(()),
-        newer if newer > FORMAT => Err(StoreError::NewerFormat { found, supported: FORMAT }),
-        older => migrate(older),
+        1..=FORMAT => Ok(()),
+        0 => Err(corrupt("there never was a format 0")),
+        newer => Err(StoreError::NewerFormat { found: newer, supported: FORMAT }),
     }
-}
-
-/// Brings an older index up to date, one version at a time. Format 1 is the first, so there is no older one yet.
-fn migrate(from: u32) -> Result<(), StoreError> {
-    Err(corrupt(format!("there never was a format {from}")))
 }

@@ -2,7 +2,7 @@
 //!
 //! | table | key → value |
 //! |---|---|
-//! | `meta` | name → format version, next file id, next job id (all u64, big endian) |
+//! | `meta` | name → format version, next file id, next collection id, next job id (all u64, big endian) |
 //! | `files` | file id (u32, big endian) → [`Stored`] |
 //! | `refs` (sorted duplicates) | multihash → file id (u32, big endian), varints leaf, offset, length, wrap kind, wrap |
 //! | `wraps` | multihash, file id → a wrap that is too long for a reference |
@@ -10,10 +10,13 @@
 //! | `roots` | CID → size, file ids |
 //! | `have` | file id, segment (u32 each, big endian) → bits of leaves durably written (partial files only) |
 //! | `extents` | file id → offsets of every so-manyth leaf (u64, little endian) |
+//! | `collections` | collection id (u32, big endian) → [`StoredCollection`] |
 //! | `jobs` | job id (u64, big endian) → bytes that the store does not look into |
 //!
-//! Big-endian keys sort like their numbers. A change of any of these layouts raises [`FORMAT`] and adds a step to
-//! `migrate` in `index/mod.rs`.
+//! `roots` holds files that belong to no collection; a collection's root is in its own record.
+//!
+//! Big-endian keys sort like their numbers. A change of any of these layouts raises [`FORMAT`]; what older versions
+//! wrote must be read still, or be brought up to date when the index is opened.
 
 use std::path::PathBuf;
 
@@ -22,10 +25,17 @@ use heed::{CommitOrAbort, Database, DatabaseFlags, Env, WithoutTls};
 
 use crate::block::{Cid, Multihash, push_varint, varint};
 use crate::store::file::platform;
-use crate::store::{FileId, FileIdentity, FileState, LeafPlace, Stamp, StoreError};
+use crate::store::{
+    CollectionId, CollectionState, FileId, FileIdentity, FileState, LeafPlace, Member, Stamp, StoreError,
+};
 
 /// The version of the layout described above.
-pub(crate) const FORMAT: u32 = 1;
+///
+/// | version | what it brought |
+/// |---|---|
+/// | 1 | all tables but `collections` |
+/// | 2 | `collections`, and a file's place in one at the end of its record; records of version 1 read as they are |
+pub(crate) const FORMAT: u32 = 2;
 /// Number of tables that LMDB must have room for; more than there are, for later ones.
 pub(crate) const TABLES_MAX: u32 = 16;
 /// Wraps up to this many bytes are kept in the reference: LMDB's duplicates end at 511 bytes in all.
@@ -33,6 +43,7 @@ const WRAP_INLINE_MAX: usize = 384;
 
 pub(crate) const META_FORMAT: &str = "format";
 pub(crate) const META_NEXT_FILE: &str = "next file";
+pub(crate) const META_NEXT_COLLECTION: &str = "next collection";
 pub(crate) const META_NEXT_JOB: &str = "next job";
 
 pub(crate) type BytesTable = Database<'static, Bytes, Bytes>;
@@ -47,6 +58,7 @@ pub(crate) struct Tables {
     pub(crate) roots: BytesTable,
     pub(crate) have: BytesTable,
     pub(crate) extents: BytesTable,
+    pub(crate) collections: BytesTable,
     pub(crate) jobs: BytesTable,
 }
 
@@ -65,14 +77,15 @@ impl Tables {
                 table("roots")?,
                 table("have")?,
                 table("extents")?,
+                table("collections")?,
                 table("jobs")?,
             );
             let refs = refs.create(txn)?;
             let meta = opener.create_database::<Str, Bytes>(txn, Some("meta"))?;
             Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit((meta, refs, plain)))
         })?;
-        let (meta, refs, (files, wraps, nodes, roots, have, extents, jobs)) = opened.unwrap_commit();
-        Ok(Self { meta, files, refs, wraps, nodes, roots, have, extents, jobs })
+        let (meta, refs, (files, wraps, nodes, roots, have, extents, collections, jobs)) = opened.unwrap_commit();
+        Ok(Self { meta, files, refs, wraps, nodes, roots, have, extents, collections, jobs })
     }
 }
 
@@ -86,6 +99,14 @@ pub(crate) const fn file_key(file: FileId) -> [u8; 4] {
 
 pub(crate) fn file_of_key(key: &[u8]) -> Result<FileId, StoreError> {
     key.try_into().map(|k| FileId(u32::from_be_bytes(k))).map_err(|_| corrupt("a file's key"))
+}
+
+pub(crate) const fn collection_key(collection: CollectionId) -> [u8; 4] {
+    collection.0.to_be_bytes()
+}
+
+pub(crate) fn collection_of_key(key: &[u8]) -> Result<CollectionId, StoreError> {
+    key.try_into().map(|k| CollectionId(u32::from_be_bytes(k))).map_err(|_| corrupt("a collection's key"))
 }
 
 pub(crate) fn have_key(file: FileId, segment: u64) -> [u8; 8] {
@@ -136,6 +157,8 @@ pub(crate) fn ref_place(value: &[u8]) -> Result<(LeafPlace, bool), StoreError> {
     Ok((LeafPlace { file, leaf, offset, len, wrap }, elsewhere))
 }
 
+const STATE_COMPLETE: u8 = 3;
+
 /// A file as the index keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stored {
@@ -148,6 +171,7 @@ pub(crate) struct Stored {
     pub(crate) stamp: Option<Stamp>,
     /// It is, or was, pulled: what is there in states before `Complete` is what the bits say.
     pub(crate) partial: bool,
+    pub(crate) member: Option<Member>,
 }
 
 impl Stored {
@@ -157,7 +181,7 @@ impl Stored {
             FileState::Planning => (0, ""),
             FileState::Partial => (1, ""),
             FileState::Finishing => (2, ""),
-            FileState::Complete => (3, ""),
+            FileState::Complete => (STATE_COMPLETE, ""),
             FileState::Broken(reason) => (4, reason.as_str()),
             FileState::Forgetting => (5, ""),
         };
@@ -177,7 +201,16 @@ impl Stored {
             bytes
         });
         push_bytes(&mut out, &stamp.unwrap_or_default());
+        if let Some(member) = &self.member {
+            push_varint(&mut out, u64::from(member.collection.0));
+            push_varint(&mut out, u64::from(member.entry));
+        }
         out
+    }
+
+    /// Whether a record is that of a complete file, without reading all of it.
+    pub(crate) fn is_complete(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&STATE_COMPLETE)
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
@@ -213,12 +246,70 @@ impl Stored {
             0 => FileState::Planning,
             1 => FileState::Partial,
             2 => FileState::Finishing,
-            3 => FileState::Complete,
+            &STATE_COMPLETE => FileState::Complete,
             4 => FileState::Broken(reason),
             5 => FileState::Forgetting,
             _ => return None,
         };
-        rest.is_empty().then_some(Self { path, final_path, len, root, leaves, state, stamp, partial: *partial == 1 })
+        let mut number = || u32::try_from(varint(&mut rest).ok()?).ok();
+        let member = match number() {
+            None => None,
+            Some(collection) => Some(Member { collection: CollectionId(collection), entry: number()? }),
+        };
+        let partial = *partial == 1;
+        rest.is_empty().then_some(Self { path, final_path, len, root, leaves, state, stamp, partial, member })
+    }
+}
+
+/// A collection as the index keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredCollection {
+    pub(crate) root: Option<Cid>,
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) state: CollectionState,
+    pub(crate) size: u64,
+    pub(crate) files: u64,
+}
+
+impl StoredCollection {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128);
+        out.push(match self.state {
+            CollectionState::Planning => 0,
+            CollectionState::Partial => 1,
+            CollectionState::Complete => 3,
+            CollectionState::Forgetting => 5,
+        });
+        push_varint(&mut out, self.size);
+        push_varint(&mut out, self.files);
+        push_bytes(&mut out, &self.root.map(|root| root.to_bytes()).unwrap_or_default());
+        if let Some(path) = &self.path {
+            push_bytes(&mut out, &platform::path_to_bytes(path));
+        }
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+        Self::parse(bytes).ok_or_else(|| corrupt("a collection's record"))
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (state, mut rest) = bytes.split_first()?;
+        let state = match state {
+            0 => CollectionState::Planning,
+            1 => CollectionState::Partial,
+            3 => CollectionState::Complete,
+            5 => CollectionState::Forgetting,
+            _ => return None,
+        };
+        let size = varint(&mut rest).ok()?;
+        let files = varint(&mut rest).ok()?;
+        let root = match take_bytes(&mut rest)? {
+            [] => None,
+            bytes => Some(Cid::try_from(bytes).ok()?),
+        };
+        let path = if rest.is_empty() { None } else { Some(platform::path_from_bytes(take_bytes(&mut rest)?)?) };
+        rest.is_empty().then_some(Self { root, path, state, size, files })
     }
 }
 
@@ -300,6 +391,7 @@ mod tests {
         fn foreign_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = ref_place(&bytes);
             let _ = Stored::decode(&bytes);
+            let _ = StoredCollection::decode(&bytes);
             let _ = root_of_value(&bytes);
         }
     }
@@ -314,9 +406,25 @@ mod tests {
             (FileState::Complete, Some(root), Some(stamp)),
         ] {
             let path = std::env::temp_dir().join("näme");
-            let stored =
-                Stored { final_path: path.join("x"), path, len: 1 << 50, root, leaves: 9, state, stamp, partial: true };
+            let stored = Stored {
+                final_path: path.join("x"),
+                path,
+                len: 1 << 50,
+                root,
+                leaves: 9,
+                state,
+                stamp,
+                partial: true,
+                member: None,
+            };
             assert_eq!(Stored::decode(&stored.encode()).unwrap(), stored);
+            let stored = Stored { member: Some(Member { collection: CollectionId(7), entry: u32::MAX }), ..stored };
+            assert_eq!(Stored::decode(&stored.encode()).unwrap(), stored);
+            let collection =
+                StoredCollection { root, path: Some(stored.path), state: CollectionState::Partial, size: 5, files: 6 };
+            assert_eq!(StoredCollection::decode(&collection.encode()).unwrap(), collection);
+            let blocks = StoredCollection { path: None, ..collection };
+            assert_eq!(StoredCollection::decode(&blocks.encode()).unwrap(), blocks);
         }
     }
 }

@@ -87,12 +87,12 @@ impl Disk for CrashingDisk {
 
 /// Pulls as far as the disk lets it, a few leaves an epoch, in an order of its own.
 fn pull(store: &Store, path: &Path, data: &[u8]) -> Result<(), WriteError> {
-    let found = store.files().into_iter().find(|file| file.final_path == path);
+    let found = store.files().unwrap().into_iter().find(|file| file.final_path == path);
     let file = match found {
         Some(file) if file.state == FileState::Complete => return Ok(()),
         Some(file) => file.id,
         None => {
-            let file = store.create_part(&root_of(data), path, data.len() as u64, Preallocate::Sparse)?;
+            let file = store.create_part(&root_of(data), path, data.len() as u64, Preallocate::Sparse, None)?;
             store.put_refs(file, &mut refs(file, data))?;
             store.activate(file, Activation { root: &root_of(data), leaves: leaves(data), extents: &[0] })?;
             file
@@ -113,7 +113,7 @@ fn pull(store: &Store, path: &Path, data: &[u8]) -> Result<(), WriteError> {
 fn check(place: &Place, path: &Path, data: &[u8]) {
     let store = place.open();
     let names = || std::fs::read_dir(place.dir.path()).unwrap().count();
-    match &store.files()[..] {
+    match &store.files().unwrap()[..] {
         [] => assert_eq!(names(), 1, "a part that no index knows"),
         [file] => {
             let on_disk = std::fs::read(&file.path).unwrap();
@@ -174,7 +174,7 @@ fn crashes_in_a_row_lose_nothing_that_was_durable() {
         let done = pull(&store, &path, &data).is_ok();
         drop(store);
         check(&place, &path, &data);
-        let now = place.open().files().first().map_or(0, |file| file.present_leaves);
+        let now = place.open().files().unwrap().first().map_or(0, |file| file.present_leaves);
         assert!(now >= durable);
         durable = now;
         if done {
@@ -231,7 +231,7 @@ fn leaves_whose_sync_failed_are_missing_again() {
     writer.commit_epoch().unwrap();
     drop(writer);
     drop(store);
-    assert_eq!(place.open().file(file).unwrap().present_leaves, 1);
+    assert_eq!(place.open().file(file).unwrap().unwrap().present_leaves, 1);
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn a_commit_that_fails_is_made_up_for_by_the_next() {
     drop(store);
     let store = place.open();
     assert!(reserve.exists());
-    assert_eq!(store.file(file).unwrap().present_leaves, 3);
+    assert_eq!(store.file(file).unwrap().unwrap().present_leaves, 3);
 }
 
 #[test]
@@ -276,16 +276,16 @@ fn what_was_planned_or_half_forgotten_is_gone_at_the_next_open() {
     let file = store.register(&NewFile::in_place(&source)).unwrap();
     store.put_refs(file, &mut refs(file, &planned)).unwrap();
     let path = place.path("parted");
-    let part = store.create_part(&root_of(&parted), &path, parted.len() as u64, Preallocate::Sparse).unwrap();
+    let part = store.create_part(&root_of(&parted), &path, parted.len() as u64, Preallocate::Sparse, None).unwrap();
     store.put_refs(part, &mut refs(part, &parted)).unwrap();
     let forgotten = add(&store, &place.path("forgotten"), &content(18, LEAF));
-    let mut stored = store.inner.find(forgotten).unwrap().stored().clone();
+    let mut stored = store.inner.find(forgotten).unwrap().unwrap().stored().clone();
     stored.state = FileState::Forgetting;
     store.put_stored(forgotten, &stored).unwrap();
     drop(store);
 
     let store = place.open();
-    assert_eq!(store.files().len(), 1);
+    assert_eq!(store.files().unwrap().len(), 1);
     assert!(place.path("planned").exists() && place.path("forgotten").exists());
     assert!(!part_path(&path).exists());
     let left = store.inner.index.read(|txn, tables| Ok(tables.refs.len(txn)?)).unwrap();
@@ -309,7 +309,7 @@ fn a_part_that_is_gone_or_other_is_broken_and_heals_when_it_is_back() {
     let state = || {
         let store = place.open();
         let served = store.read(&hash(leaf(&data, 1))).unwrap().is_some();
-        (store.file(file).unwrap().state, served)
+        (store.file(file).unwrap().unwrap().state, served)
     };
     assert_eq!(state(), (FileState::Partial, true));
     let aside = place.path("aside");
@@ -334,7 +334,7 @@ fn a_crash_around_the_rename_is_settled_by_the_name_that_exists() {
         let writer = store.writer(file).unwrap();
         (0..3).for_each(|leaf| assert!(write_leaf(&writer, &data, leaf).unwrap()));
         drop(writer);
-        let mut stored = store.inner.find(file).unwrap().stored().clone();
+        let mut stored = store.inner.find(file).unwrap().unwrap().stored().clone();
         stored.state = FileState::Finishing;
         store.put_stored(file, &stored).unwrap();
         drop(store);
@@ -342,7 +342,7 @@ fn a_crash_around_the_rename_is_settled_by_the_name_that_exists() {
             std::fs::rename(part_path(&path), &path).unwrap();
         }
         let store = place.open();
-        let record = store.file(file).unwrap();
+        let record = store.file(file).unwrap().unwrap();
         assert_eq!(record.present_leaves, 3);
         if renamed {
             assert_eq!((record.state, record.path), (FileState::Complete, path.clone()));
