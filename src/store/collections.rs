@@ -237,7 +237,8 @@ fn enter(
     tables.files.put(txn, &tables::file_key(id), &stored.encode())?;
     // One extent begins at 0, which everybody knows.
     if file.leaves.len() as u64 > EXTENT_LEAVES {
-        let extents: Vec<u64> = file.leaves.iter().step_by(EXTENT_LEAVES as usize).map(|leaf| leaf.offset).collect();
+        let extents = (0_u64..).zip(&file.leaves).filter(|(i, _)| i % EXTENT_LEAVES == 0);
+        let extents: Vec<u64> = extents.map(|(_, leaf)| leaf.offset).collect();
         tables.extents.put(txn, &tables::file_key(id), &tables::extents_value(&extents))?;
     }
     for (leaf, at) in (0..).zip(&file.leaves) {
