@@ -139,7 +139,7 @@ impl<'a> Commands<'a> {
     }
 
     async fn add(&mut self, args: AddArgs) -> Result<(), Failure> {
-        let options = args.options.options(args.only_hash);
+        let options = args.options.options(args.only_hash)?;
         let request = Request::Add(AddRequest { paths: absolute_all(&args.paths)?, options });
         self.ask(Need::Offline, request).await
     }
@@ -170,7 +170,7 @@ impl<'a> Commands<'a> {
 
     async fn share(&mut self, args: ShareArgs) -> Result<(), Failure> {
         let paths = absolute_all(&args.paths)?;
-        let request = Request::Add(AddRequest { paths, options: args.options.options(false) });
+        let request = Request::Add(AddRequest { paths, options: args.options.options(false)? });
         let link = self.link(Need::Online { listen: args.listen, any_port: false }).await?;
         let mut result = self.offer(&link, request).await;
         if result.is_ok() {
