@@ -16,7 +16,8 @@ pub struct WirePath(pub PathBuf);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "kebab-case")]
 pub enum Request {
-    /// Import files in place; answers [`Event::Progress`] and one [`Event::Added`] per path.
+    /// Import files and folders in place; answers [`Event::Progress`] and one [`Event::Added`] per path, then one for
+    /// the directory around them if there is to be one.
     Add(AddRequest),
     /// Pull a file; answers [`Event::Job`] until it ends (or once, when detached).
     Get(GetRequest),
@@ -188,8 +189,11 @@ pub enum Event {
         /// The file, which is still there unless it was a `.part` that was to be deleted.
         path: WirePath,
     },
-    /// A range of a verified file that does not hash to what it should.
+    /// A range of a verified file that does not hash to what it should; all of it, when it cannot be read.
     Bad {
+        /// The file, where it is one of several.
+        #[serde(default)]
+        path: Option<WirePath>,
         /// First byte.
         offset: u64,
         /// Bytes.

@@ -11,9 +11,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::lot::Lots;
-use super::small::{Hashed, Read, Reader};
+use super::small::{Hashed, Read, Reader, Whole};
 use super::walk::{Batch, Folder, FolderId, Halt, Listener, Start, Walk};
-use super::{Done, Import, Watch, cancelled, file};
+use super::{Done, Import, Watch, cancelled, file, unreadable};
 use crate::block::Cid;
 use crate::dag::directory::{self, Entries};
 use crate::store::{self, Attributes, CollectionId, Member, Store};
@@ -33,6 +33,19 @@ pub(super) enum Top<'a> {
     Folder(&'a Path),
     /// The root is a directory of these.
     Wrapping(Vec<Start>),
+}
+
+impl Top<'_> {
+    /// The attributes of the root, if they are asked for and there are any.
+    fn attributes(&self, import: &Import) -> Result<Option<Attributes>, Failure> {
+        match self {
+            Self::Folder(path) if import.keep.own() => {
+                let metadata = std::fs::symlink_metadata(path).map_err(unreadable(path))?;
+                Ok(Some(store::path_attributes(&metadata)))
+            }
+            _ => Ok(None),
+        }
+    }
 }
 
 /// What has been made of a folder.
@@ -73,7 +86,7 @@ pub(super) fn import(
             scope.spawn(move || read_batches(import, &queue, &messages));
         }
         let wrapping = matches!(top, Top::Wrapping(_));
-        let root = Open::new(import.folder_attributes(&top)?, wrapping);
+        let root = Open::new(top.attributes(import)?, wrapping);
         scope.spawn(move || walk(top, import, Tell { messages, batches }));
         let mut collector = Collector::new(target, import, lots, root);
         let made = collector.collect(&inbox, watch);
@@ -110,7 +123,7 @@ impl Listener for Tell {
 
 fn walk(top: Top<'_>, import: &Import, tell: Tell) {
     let messages = tell.messages.clone();
-    let walk = Walk::new(&import.rules, import.keep.any(), tell);
+    let walk = Walk::new(&import.rules, import.keep.own(), tell);
     let ended = match top {
         Top::Folder(path) => walk.folder(path),
         Top::Wrapping(starts) => walk.several(starts),
@@ -240,7 +253,8 @@ impl<'scope, 'a> Collector<'scope, 'a> {
         watch: &mut Watch<'_>,
     ) -> Result<(), Failure> {
         let (cid, tsize, bytes) = match read {
-            Read::Node { cid, tsize, block } => {
+            Read::Node(whole) => {
+                let Whole { cid, tsize, block } = *whole;
                 if let Some(block) = block {
                     self.lots.node(block);
                 }
@@ -265,7 +279,7 @@ impl<'scope, 'a> Collector<'scope, 'a> {
                 let before = self.done;
                 let mut watch_file = |bytes| watch(Done { bytes: before.bytes + bytes, ..before });
                 let store = self.target.map(|target| target.store);
-                let root = file::import(store, &path, self.import, attributes, member, &mut watch_file)?;
+                let root = file::import_member(store, &path, self.import, attributes, member, &mut watch_file)?;
                 self.done.bytes += root.size;
                 (root.cid, root.tsize, root.size)
             }
@@ -277,7 +291,10 @@ impl<'scope, 'a> Collector<'scope, 'a> {
     fn enter(&mut self, id: FolderId, name: &OsStr, cid: &Cid, tsize: u64, bytes: u64) -> Result<(), Failure> {
         let folder = self.folder(id)?;
         let in_directory = store::name_bytes(name).ok_or_else(|| {
-            Failure::new("bad-name", format!("{} is not Unicode, which names in a directory have to be", name.display()))
+            Failure::new(
+                "bad-name",
+                format!("{} is not Unicode, which names in a directory have to be", name.display()),
+            )
         })?;
         folder.entries.push(in_directory, cid, tsize);
         folder.seen += 1;
@@ -298,7 +315,13 @@ impl<'scope, 'a> Collector<'scope, 'a> {
             let Some(folder) = self.open.remove(&id) else { return Ok(()) };
             let metadata = self.import.keep.metadata(folder.attributes.as_ref());
             let lots = &mut self.lots;
-            let made = directory::build(&self.import.profile, folder.entries, metadata, &mut |block| lots.node(block))?;
+            let mut options = self.import.directory;
+            if id == 0 {
+                // Kubo does not heed this for the directory that an import begins with.
+                options.max_links = None;
+            }
+            let made = directory::build(&options, &folder.entries, metadata, &mut |block| lots.node(block))
+                .map_err(|e| Failure::new("bad-directory", e))?;
             if id == 0 {
                 let wrapped = folder.wrapped.unwrap_or_default();
                 self.made = Some(Made { cid: made.cid, bytes: folder.bytes, files: self.done.files, wrapped });

@@ -10,12 +10,12 @@ use crate::block::Block;
 use crate::store::{CompleteFile, Store};
 use crate::transfer::failure::{Failure, from_store};
 
-/// References in one commit.
-const REFS_PER_LOT: usize = 32_768;
+/// References in one commit. Each may change a page of its own: 64 MiB, while the index is small less.
+const REFS_PER_LOT: usize = 16_384;
 /// Bytes of nodes in one commit.
 const NODE_BYTES_PER_LOT: usize = 8 << 20;
 /// Nodes and files in one commit.
-const ITEMS_PER_LOT: usize = 32_768;
+const ITEMS_PER_LOT: usize = 16_384;
 
 #[derive(Debug, Default)]
 struct Lot {

@@ -21,7 +21,7 @@ use crate::store::{NewCollection, Store, StoreError};
 
 use super::failure::{Failure, from_store};
 use folder::{Made, Target, Top};
-use small::{Read, Reader};
+use small::{Read, Reader, Whole};
 use walk::{Leaf, Start};
 
 pub use options::{Import, Keep};
@@ -57,20 +57,19 @@ pub struct Imported {
 ///
 /// # Errors
 /// `not-found`, `permission`, `not-a-file`, `changed`, `cancelled` and those of the index. None leaves an entry behind.
-pub fn import(
-    store: Option<&Store>,
-    path: &Path,
-    import: &Import,
-    watch: &mut Watch<'_>,
-) -> Result<Imported, Failure> {
+pub fn import(store: Option<&Store>, path: &Path, import: &Import, watch: &mut Watch<'_>) -> Result<Imported, Failure> {
     let path = normal(path)?;
-    let kind = std::fs::symlink_metadata(&path).map_err(StoreError::io(&path)).map_err(|e| from_store(&e))?;
+    let kind = std::fs::symlink_metadata(&path).map_err(unreadable(&path))?;
     if kind.is_file() {
         let root = file::import_alone(store, &path, import, watch)?;
         return Ok(Imported { path, cid: root.cid, size: root.size });
     }
     let made = collected(store, Some(&path), |target| {
-        if kind.is_symlink() { link(target, &path, import) } else { folder::import(target, Top::Folder(&path), import, watch) }
+        if kind.is_symlink() {
+            link(target, &path, import)
+        } else {
+            folder::import(target, Top::Folder(&path), import, watch)
+        }
     })?;
     Ok(Imported { path, cid: made.cid, size: made.bytes })
 }
@@ -101,7 +100,8 @@ pub fn import_wrapped(
     // A directory around one path takes the place of that path's; one around several has no place of its own.
     let place = if let [only] = &starts[..] { Some(only.path.clone()) } else { None };
     let order = starts.clone();
-    let made = collected(store, place.as_deref(), |target| folder::import(target, Top::Wrapping(starts), import, watch))?;
+    let made =
+        collected(store, place.as_deref(), |target| folder::import(target, Top::Wrapping(starts), import, watch))?;
     let mut found: HashMap<_, _> = made.wrapped.into_iter().map(|(name, cid, size)| (name, (cid, size))).collect();
     let mut imported = Vec::with_capacity(order.len() + 1);
     for Start { name, path } in order {
@@ -135,9 +135,10 @@ fn collected(
 
 /// Imports a symbolic link that was named itself.
 fn link(target: Option<Target<'_>>, path: &Path, import: &Import) -> Result<Made, Failure> {
-    let Read::Node { cid, block, .. } = Reader::new(import).read(path.to_owned(), Leaf::Link)? else {
+    let Read::Node(whole) = Reader::new(import).read(path.to_owned(), Leaf::Link)? else {
         return Err(Failure::new("bug", "a link is more than a node"));
     };
+    let Whole { cid, block, .. } = *whole;
     if let (Some(target), Some(block)) = (target, block) {
         target.store.put_nodes(&[block]).map_err(|e| from_store(&e))?;
     }
@@ -149,7 +150,12 @@ fn normal(path: &Path) -> Result<PathBuf, Failure> {
     if path.file_name().is_some() {
         return Ok(path.components().collect());
     }
-    std::fs::canonicalize(path).map_err(StoreError::io(path)).map_err(|e| from_store(&e))
+    std::fs::canonicalize(path).map_err(unreadable(path))
+}
+
+/// What the system says of a path.
+fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
+    move |source| from_store(&StoreError::Io { path: path.to_owned(), source })
 }
 
 /// What an import ends with when nobody waits for it any more.

@@ -52,8 +52,7 @@ impl Keep {
                 metadata.mode = Some(attributes.mode).filter(|mode| *mode != 0);
             }
             if self.mtime {
-                metadata.mtime =
-                    Some(Mtime { seconds: attributes.mtime_seconds, nanos: attributes.mtime_nanos });
+                metadata.mtime = Some(Mtime { seconds: attributes.mtime_seconds, nanos: attributes.mtime_nanos });
             }
         }
         metadata
@@ -98,7 +97,7 @@ impl Import {
         set_leaves(&mut profile, options, &keep)?;
         set_hash(&mut profile, options)?;
         if let Some(chunker) = &options.chunker {
-            profile.chunker = Chunker::parse(chunker).map_err(|e| bad(format!("--chunker {chunker}: {e}")))?;
+            profile.chunk = Chunker::parse(chunker).map_err(|e| bad(format!("--chunker {chunker}: {e}")))?.bytes();
         }
         if let Some(width) = options.max_file_links {
             if !(2..=WIDTH_MAX).contains(&width) {
@@ -106,9 +105,8 @@ impl Import {
             }
             profile.width = width;
         }
-        profile.trickle |= options.trickle;
-        profile.inline = inline_limit(options)?;
-        (directory.cid_version, directory.hash, directory.inline) = (profile.cid_version, profile.hash, profile.inline);
+        (directory.cid_version, directory.hash, directory.inline) =
+            (profile.cid_version, profile.hash, inline_limit(options)?);
         directory.max_links = options.max_directory_links.filter(|links| *links > 0);
         if let Some(fanout) = options.max_hamt_fanout {
             if !(8..=1024).contains(&fanout) || !fanout.is_power_of_two() {

@@ -1,12 +1,12 @@
 //! Reads and hashes one file or link among many, on one thread, all of it: what comes out is ready for the index.
 
-use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::Import;
 use super::walk::Leaf;
-use crate::block::{Block, Cid};
+use super::{Import, unreadable};
+use crate::block::{Block, Cid, identity_content};
 use crate::dag::builder::{Builder, Root, leaf};
+use crate::dag::directory;
 use crate::store::{self, Attributes, CompleteFile, LeafAt, SmallFile};
 use crate::transfer::failure::{Failure, from_store};
 
@@ -20,11 +20,20 @@ const RUN_BYTES: u64 = 1 << 20;
 /// What has been read.
 #[derive(Debug)]
 pub(super) enum Read {
-    /// A link or an empty file: all of it is its node. An inlined one has none.
-    Node { cid: Cid, tsize: u64, block: Option<Block> },
+    /// A link or an empty file.
+    Node(Box<Whole>),
     File(Box<Hashed>),
     /// It is too large to be read here.
     Large(Attributes),
+}
+
+/// What is a node and nothing else.
+#[derive(Debug)]
+pub(super) struct Whole {
+    pub(super) cid: Cid,
+    pub(super) tsize: u64,
+    /// `None` when it is in the CID.
+    pub(super) block: Option<Block>,
 }
 
 impl Read {
@@ -32,7 +41,7 @@ impl Read {
     pub(super) fn bytes(&self) -> u64 {
         match self {
             Self::File(hashed) => hashed.root.size,
-            Self::Node { .. } | Self::Large(_) => 0,
+            Self::Node(_) | Self::Large(_) => 0,
         }
     }
 }
@@ -97,9 +106,26 @@ impl<'a> Reader<'a> {
         let root = builder.finish(&mut |block| nodes.push(block));
         let file = file.finish().map_err(|e| from_store(&e))?;
         if root.size == 0 {
-            return Ok(Read::Node { cid: root.cid, tsize: root.tsize, block: nodes.pop() });
+            return Ok(Read::Node(Box::new(Whole { cid: root.cid, tsize: root.tsize, block: nodes.pop() })));
         }
         let file = CompleteFile { file, root: root.cid, leaves, wrap: self.wrap.clone() };
         Ok(Read::File(Box::new(Hashed { root, nodes, file })))
     }
+}
+
+fn link(import: &Import, path: &Path) -> Result<Read, Failure> {
+    let target = std::fs::read_link(path).map_err(unreadable(path))?;
+    let target = store::target_bytes(&target)
+        .ok_or_else(|| Failure::new("bad-name", format!("{} points to what is not Unicode", path.display())))?;
+    let attributes = if import.keep.mtime {
+        Some(store::path_attributes(&std::fs::symlink_metadata(path).map_err(unreadable(path))?))
+    } else {
+        None
+    };
+    let metadata = import.keep.link_metadata(attributes.as_ref());
+    let block = directory::symlink(&import.directory, &target, metadata)
+        .map_err(|e| Failure::new("bad-name", format!("{}: {e}", path.display())))?;
+    let cid = *block.cid();
+    let tsize = block.bytes().len() as u64;
+    Ok(Read::Node(Box::new(Whole { cid, tsize, block: identity_content(&cid).is_none().then_some(block) })))
 }

@@ -6,11 +6,11 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::rules::Rules;
+use super::unreadable;
 use crate::store::{self, Attributes};
 use crate::transfer::failure::Failure;
 
@@ -58,6 +58,12 @@ pub(super) enum Halt {
     Failed(Failure),
 }
 
+impl From<Failure> for Halt {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
 /// Who is told. An error ends the walk.
 pub(super) trait Listener {
     fn folder(&mut self, folder: Folder) -> Result<(), Halt>;
@@ -100,7 +106,7 @@ impl<'a, L: Listener> Walk<'a, L> {
     pub(super) fn several(mut self, starts: Vec<Start>) -> Result<(), Halt> {
         let entries = starts.len() as u64;
         for Start { name, path } in starts {
-            let kind = fs::symlink_metadata(&path).map_err(|e| unreadable(&path, &e))?.file_type();
+            let kind = fs::symlink_metadata(&path).map_err(unreadable(&path))?.file_type();
             let parent_path = Arc::new(path.parent().unwrap_or(&path).to_owned());
             match leaf_of(kind, || path.clone())? {
                 Some(leaf) => {
@@ -124,7 +130,7 @@ impl<'a, L: Listener> Walk<'a, L> {
             let path = Arc::new(parent_path.join(&name));
             let within = if top { Arc::default() } else { Arc::new(parent_within.join(&name)) };
             let attributes = if self.attributes {
-                let metadata = fs::symlink_metadata(&*path).map_err(|e| unreadable(&path, &e))?;
+                let metadata = fs::symlink_metadata(&*path).map_err(unreadable(&path))?;
                 Some(store::path_attributes(&metadata))
             } else {
                 None
@@ -139,12 +145,12 @@ impl<'a, L: Listener> Walk<'a, L> {
     fn list(&mut self, id: FolderId, path: Arc<PathBuf>, within: Arc<PathBuf>) -> Result<(), Halt> {
         let mut entries = 0;
         let mut names = Vec::new();
-        for entry in fs::read_dir(&*path).map_err(|e| unreadable(&path, &e))? {
-            let entry = entry.map_err(|e| unreadable(&path, &e))?;
+        for entry in fs::read_dir(&*path).map_err(unreadable(&path))? {
+            let entry = entry.map_err(unreadable(&path))?;
             if self.rules.skips_hidden() && store::hidden(&entry) {
                 continue;
             }
-            let kind = entry.file_type().map_err(|e| unreadable(&entry.path(), &e))?;
+            let kind = entry.file_type().map_err(unreadable(&entry.path()))?;
             let name = entry.file_name();
             if self.rules.ignores(&within, &name, kind.is_dir()) {
                 continue;
@@ -187,14 +193,4 @@ fn leaf_of(kind: fs::FileType, path: impl FnOnce() -> PathBuf) -> Result<Option<
         );
         Err(Halt::Failed(Failure::new("not-a-file", message)))
     }
-}
-
-fn unreadable(path: &Path, error: &std::io::Error) -> Halt {
-    Halt::Failed(match error.kind() {
-        ErrorKind::NotFound => Failure::new("not-found", format!("{} does not exist", path.display())),
-        ErrorKind::PermissionDenied => {
-            Failure::new("permission", format!("{}: no permission to read it", path.display()))
-        }
-        _ => Failure::new("io", format!("{}: {error}", path.display())),
-    })
 }
