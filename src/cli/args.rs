@@ -201,6 +201,9 @@ pub struct GetArgs {
     /// Keep what is right in the file that is already at PATH, and pull the rest
     #[arg(long)]
     pub into_existing: bool,
+    /// Do not restore permissions and times of last change
+    #[arg(long)]
+    pub no_preserve: bool,
     /// Go on serving when done, until Ctrl-C (a daemon does so anyway)
     #[arg(long, conflicts_with = "detach")]
     pub seed: bool,

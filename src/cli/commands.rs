@@ -152,6 +152,7 @@ impl<'a> Commands<'a> {
             peers: args.peer.iter().map(ToString::to_string).collect(),
             detach: args.detach,
             into_existing: args.into_existing,
+            no_preserve: args.no_preserve,
             timeout_seconds: args.timeout.map(|timeout| timeout.as_secs()),
         };
         let need = if args.detach { Need::Daemon } else { Need::Online { listen: args.listen, any_port: true } };

@@ -216,6 +216,8 @@ pub(super) mod tests {
             message: None,
             code: None,
             done_bytes: 256 << 20,
+            done_files: 0,
+            total_files: 0,
             total_bytes: 1 << 30,
             rate: 100e6,
             eta_seconds: Some(8),

@@ -6,6 +6,7 @@
 #![deny(clippy::indexing_slicing)]
 
 use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
@@ -181,6 +182,14 @@ impl fmt::Display for Kind {
 }
 
 impl Mtime {
+    /// The same on the system's clock; `None` beyond what that can count.
+    #[must_use]
+    pub fn to_system_time(self) -> Option<SystemTime> {
+        let whole = Duration::from_secs(self.seconds.unsigned_abs());
+        let second = if self.seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
+        second?.checked_add(Duration::from_nanos(u64::from(self.nanos)))
+    }
+
     fn decode(bytes: &Bytes) -> Result<Self, DagError> {
         let mut seconds = None;
         let mut nanos = 0;

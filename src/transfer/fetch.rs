@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -48,6 +49,37 @@ impl Default for Options {
     }
 }
 
+/// Who divides one window: every fetch that runs, and whoever else holds a [`Part`]. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Share(Arc<AtomicU64>);
+
+/// A part of a window; given back when dropped.
+#[derive(Debug)]
+pub struct Part(Share);
+
+impl Share {
+    /// Takes a part, which makes everybody else's smaller.
+    #[must_use]
+    pub fn take(&self) -> Part {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Part(self.clone())
+    }
+}
+
+impl Part {
+    /// What of `whole` bytes falls to this part now.
+    #[must_use]
+    pub fn of(&self, whole: u64) -> u64 {
+        whole / self.0.0.load(Ordering::Relaxed).max(1)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// How long a lap that brought nothing is at least, so that peers that have nothing new are not asked without end.
 const LAP_PAUSE: Duration = Duration::from_secs(1);
 
@@ -85,6 +117,8 @@ pub struct Fetch {
     tree: Tree,
     extents: Extents,
     options: Options,
+    /// What it may use of the options' bytes.
+    part: Part,
     /// Runs still to be looked at in this lap, last first.
     runs: Vec<u32>,
     /// Runs with leaves that nobody connected has, for the next lap: what others lack must not keep us from what they have.
@@ -130,6 +164,7 @@ impl Fetch {
         tree: Tree,
         extents: Extents,
         options: Options,
+        share: &Share,
     ) -> Self {
         #[expect(clippy::cast_possible_truncation, reason = "LEAVES_MAX / EXTENT_LEAVES fits u32")]
         let mut runs: Vec<u32> = (0..extents.offsets.len() as u32).collect();
@@ -141,6 +176,7 @@ impl Fetch {
             tree,
             extents,
             options,
+            part: share.take(),
             runs,
             parked: BTreeSet::new(),
             lap: (Instant::now(), false),
@@ -240,8 +276,9 @@ impl Fetch {
     fn feed(&mut self, session: &Session) -> Result<(), Failure> {
         self.next_lap();
         let mut wants = Vec::new();
-        while self.outstanding < self.options.window_bytes
-            && self.writer.unsynced_bytes() + self.epoch_bytes + self.outstanding < self.options.unsynced_bytes_max
+        let (window, unsynced) =
+            (self.part.of(self.options.window_bytes), self.part.of(self.options.unsynced_bytes_max));
+        while self.outstanding < window && self.writer.unsynced_bytes() + self.epoch_bytes + self.outstanding < unsynced
         {
             let Some(task) = self.ready.pop_front() else {
                 let Some(run) = self.runs.pop() else { break };
@@ -346,7 +383,8 @@ impl Fetch {
             self.epoch_started = Instant::now();
             return;
         }
-        let due = unsynced >= self.options.epoch_bytes || self.epoch_started.elapsed() >= self.options.epoch_interval;
+        let due = unsynced >= self.part.of(self.options.epoch_bytes)
+            || self.epoch_started.elapsed() >= self.options.epoch_interval;
         if due && self.epoch.is_none() {
             self.epoch_started = Instant::now();
             self.epoch_bytes = unsynced;

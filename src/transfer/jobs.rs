@@ -102,7 +102,7 @@ impl Jobs {
             }
             None => {}
         }
-        pull::check_output(&self.0.store, &root, &request)?;
+        pull::check_output(&self.0.store, &request)?;
         let id = self.0.store.next_job_id().map_err(|e| from_store(&e))?;
         // A failed or cancelled job for the same file is superseded by this one.
         let stale: Vec<u64> = self
@@ -213,13 +213,12 @@ impl Jobs {
             request: request.clone(),
             root,
             status: sender,
-            commands: received,
             paused,
             planning: Arc::default(),
         };
         let keeper = tokio::spawn(keep(self.0.store.clone(), request.clone(), status.clone()));
         let task = tokio::spawn(async move {
-            work.run().await;
+            work.run(received).await;
             let _ = keeper.await;
         });
         let mut table = self.table();

@@ -45,7 +45,7 @@ pub(super) enum Notice {
     Progress,
 }
 
-/// Pulls the tree of `root`.
+/// Pulls the tree of `root`, whose own block may be here already.
 ///
 /// # Errors
 /// Trees that lie or are not files, and those of the index. It waits for ever for peers.
@@ -53,13 +53,17 @@ pub(super) async fn pull_tree(
     store: &Store,
     session: &mut Session,
     root: Cid,
+    top: Option<Block>,
     mut notice: impl FnMut(Notice),
 ) -> Result<PulledTree, Failure> {
     if !matches!(root.codec(), RAW | DAG_PB) {
         return Err(unknown_codec(&root));
     }
     let top_claim = Claim::root(root);
-    let top = obtain(store, session, &root, &mut notice).await?;
+    let top = match top {
+        Some(block) => block,
+        None => obtain(store, session, &root, &mut notice).await?,
+    };
     let expanded = expand(&top_claim, &top).map_err(|e| from_walk(&root, e))?;
     let size = expanded.size;
     if expanded.children.is_empty() {
