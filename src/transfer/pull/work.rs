@@ -85,7 +85,9 @@ impl<'a> Work<'a> {
             top: None,
             known: None,
         };
-        self.bring_file(&mut session, target).await
+        let brought = self.bring_file(&mut session, target).await;
+        self.close_session(session).await;
+        brought
     }
 
     /// A session whose figures count for this pull.
@@ -157,13 +159,14 @@ impl<'a> Work<'a> {
             let tally = lock(&self.tally);
             (tally.live.clone(), tally.ended.clone())
         };
+        let mut connected = None;
         for reporter in live {
             let report = reporter.report().await;
-            sum.connected = report.connected;
+            connected = Some(report.connected);
             sum.add(&report);
         }
         self.pull.status.send_modify(|status| {
-            status.peers = sum.connected;
+            status.peers = connected.unwrap_or(status.peers);
             status.duplicate_blocks = sum.duplicate_blocks;
             status.sources = sum
                 .sources
