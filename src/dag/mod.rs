@@ -11,6 +11,7 @@ pub mod builder;
 pub mod chunker;
 pub mod dagpb;
 pub mod layout;
+pub mod path;
 mod proto;
 pub mod unixfs;
 pub mod walk;
