@@ -119,6 +119,12 @@ pub struct GetRequest {
     /// Take a file that is already at `output`, keep what is right in it, and fetch the rest.
     #[serde(default)]
     pub into_existing: bool,
+    /// Of a folder, pull only what these globs match, relative to it; all when there are none.
+    #[serde(default)]
+    pub select: Vec<String>,
+    /// Answer an [`Event::File`] for each file of a folder that is complete.
+    #[serde(default)]
+    pub tell_files: bool,
     /// Do not give files the permissions and times that the DAG says.
     #[serde(default)]
     pub no_preserve: bool,
@@ -151,6 +157,15 @@ pub enum Event {
     },
     /// State of a pull.
     Job(JobStatus),
+    /// A file of a folder that is being pulled is complete.
+    File {
+        /// Root CID text.
+        cid: String,
+        /// Where it is.
+        path: WirePath,
+        /// Bytes of the file.
+        size: u64,
+    },
     /// A root of the index.
     Root(RootInfo),
     /// A root has been forgotten.

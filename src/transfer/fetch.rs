@@ -18,6 +18,8 @@ use rand::seq::SliceRandom;
 use tokio::task::JoinHandle;
 
 use crate::block::{Block, Cid, Multihash};
+use crate::dag::layout::Leaf;
+use crate::dag::walk::{Claim, expand};
 use crate::dag::wrap::Wrap;
 use crate::node::{Handle, Session, SessionEvent};
 use crate::store::{EXTENT_LEAVES, Store, WriteError, Writer};
@@ -90,6 +92,14 @@ struct Task {
     offset: u64,
     len: u32,
     cid: Cid,
+    /// Not a leaf, but what an inner node carries itself.
+    own: bool,
+}
+
+impl From<Leaf> for Task {
+    fn from(Leaf { index, cid, offset, len, own }: Leaf) -> Self {
+        Self { leaf: index, offset, len, cid, own }
+    }
 }
 
 /// What a step of the fetch has to say to whoever shows it.
@@ -200,8 +210,7 @@ impl Fetch {
             let leaf = leaf.map_err(broken_tree)?;
             if !self.writer.has(leaf.index) {
                 self.outstanding += u64::from(leaf.len);
-                let task = Task { leaf: leaf.index, offset: leaf.offset, len: leaf.len, cid: leaf.cid };
-                self.write(vec![task], block);
+                self.write(vec![leaf.into()], block);
             }
         }
         Ok(())
@@ -317,7 +326,7 @@ impl Fetch {
         for leaf in leaves.take(tasks_max(last - first)) {
             let leaf = leaf.map_err(broken_tree)?;
             if !self.writer.has(leaf.index) {
-                tasks.push(Task { leaf: leaf.index, offset: leaf.offset, len: leaf.len, cid: leaf.cid });
+                tasks.push(leaf.into());
             }
         }
         Ok(tasks)
@@ -401,6 +410,9 @@ fn tasks_max(leaves: u64) -> usize {
 
 /// Writes one leaf's data to all its places.
 fn place(store: &Store, writer: &Writer, expected_wrap: &[u8], tasks: &[Task], block: &Block) -> Result<(), Refused> {
+    if tasks.iter().any(|task| task.own) {
+        return place_own(writer, tasks, block);
+    }
     let (wrap, data) = Wrap::split(block.bytes(), block.cid().codec()).map_err(|error| {
         Refused::Lie(Failure::new("bad-tree", format!("leaf {} is not a leaf of a file: {error}", block.cid())))
     })?;
@@ -418,6 +430,17 @@ fn place(store: &Store, writer: &Writer, expected_wrap: &[u8], tasks: &[Task], b
             )));
         }
         let _fresh = writer.write(task.leaf, task.offset, &data).map_err(Refused::Write)?;
+    }
+    Ok(())
+}
+
+/// Writes what an inner node carries itself.
+fn place_own(writer: &Writer, tasks: &[Task], node: &Block) -> Result<(), Refused> {
+    let data = expand(&Claim::root(*node.cid()), node).ok().and_then(|expanded| expanded.own_data);
+    for task in tasks {
+        let data = data.as_ref().map(|(_, data)| data).filter(|data| data.len() == task.len as usize);
+        let damaged = || Refused::Lie(Failure::new("index-damaged", format!("node {} is not what it was", task.cid)));
+        let _fresh = writer.write(task.leaf, task.offset, data.ok_or_else(damaged)?).map_err(Refused::Write)?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::store::Store;
 
 use super::api::{GetRequest, JobState, JobStatus};
 use super::failure::{Failure, from_store};
-use super::pull::{self, Command, Pull};
+use super::pull::{self, Command, FileDone, Finished, Pull};
 
 /// How long a command waits for the pull to show its effect.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
@@ -39,6 +39,7 @@ struct Job {
     request: GetRequest,
     status: watch::Receiver<JobStatus>,
     commands: mpsc::UnboundedSender<Command>,
+    finished: Finished,
     task: Option<JoinHandle<()>>,
 }
 
@@ -131,6 +132,13 @@ impl Jobs {
         self.table().get(&id).map(|job| job.status.clone()).ok_or_else(|| no_such_job(id))
     }
 
+    /// Files of a job's folder that were completed after the first `from` of them.
+    pub(super) fn finished(&self, id: u64, from: usize) -> Vec<FileDone> {
+        let log = self.table().get(&id).map(|job| job.finished.clone());
+        log.and_then(|log| Some(log.lock().unwrap_or_else(PoisonError::into_inner).get(from..)?.to_vec()))
+            .unwrap_or_default()
+    }
+
     /// The code of a failed job.
     pub(super) fn failure_code(&self, id: u64) -> String {
         self.table().get(&id).and_then(|job| job.status.borrow().code.clone()).unwrap_or_else(|| "failed".to_owned())
@@ -206,6 +214,7 @@ impl Jobs {
         remember(&self.0.store, &request, &first)?;
         let (sender, status) = watch::channel(first);
         let (commands, received) = mpsc::unbounded_channel();
+        let finished = Finished::default();
         let work = Pull {
             store: self.0.store.clone(),
             node,
@@ -215,6 +224,8 @@ impl Jobs {
             status: sender,
             paused,
             planning: Arc::default(),
+            landing: Arc::default(),
+            finished: finished.clone(),
         };
         let keeper = tokio::spawn(keep(self.0.store.clone(), request.clone(), status.clone()));
         let task = tokio::spawn(async move {
@@ -222,7 +233,7 @@ impl Jobs {
             let _ = keeper.await;
         });
         let mut table = self.table();
-        table.insert(id, Job { request, status, commands, task: Some(task) });
+        table.insert(id, Job { request, status, commands, finished, task: Some(task) });
         let ended: Vec<u64> =
             table.iter().filter(|(_, job)| job.status.borrow().state.is_final()).map(|(id, _)| *id).collect();
         for id in ended.iter().take(ended.len().saturating_sub(ENDED_JOBS_MAX)) {
@@ -238,7 +249,10 @@ impl Jobs {
         status.total_bytes = remembered.total_bytes;
         let (_, receiver) = watch::channel(status);
         let (commands, _) = mpsc::unbounded_channel();
-        self.table().insert(id, Job { request: remembered.request, status: receiver, commands, task: None });
+        self.table().insert(
+            id,
+            Job { request: remembered.request, status: receiver, commands, finished: Finished::default(), task: None },
+        );
     }
 
     fn send(&self, id: u64, command: Command) -> Result<(), Failure> {

@@ -32,8 +32,9 @@ pub(super) struct Target {
 }
 
 impl Work<'_> {
-    /// Brings a file and gives it its name. With a member, the bytes to be expected are counted by the folder.
-    pub(super) async fn bring_file(&self, session: &mut Session, target: Target) -> Result<(), Failure> {
+    /// Brings a file, gives it its name and says how many bytes it has. With a member, the bytes to be expected are counted
+    /// by the folder.
+    pub(super) async fn bring_file(&self, session: &mut Session, target: Target) -> Result<u64, Failure> {
         let Target { root, output, member, top, known } = target;
         let store = &self.pull.store;
         let known = blocking({
@@ -88,7 +89,8 @@ impl Work<'_> {
             })
             .await?;
         drop(fetch);
-        self.finish(root, &file, writer).await
+        self.finish(root, &file, writer).await?;
+        Ok(file.len)
     }
 
     /// Gives the file its metadata and its name.

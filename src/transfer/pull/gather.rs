@@ -16,7 +16,10 @@ const BLOCKS_MAX: usize = 1024;
 /// A file under way.
 #[derive(Debug)]
 pub(super) struct Gather {
+    root: Block,
     size: u64,
+    /// Bytes of the blocks that are here.
+    held: u64,
     /// Blocks that were asked for and have not come.
     missing: usize,
     blocks: usize,
@@ -60,9 +63,20 @@ impl Gather {
     pub(super) fn start(root: &Block) -> Result<(Self, Vec<Claim>), Refused> {
         let claim = Claim::root(*root.cid());
         let size = expand(&claim, root).map_err(Refused::Lie)?.size;
-        let mut gather = Self { size, missing: 1, blocks: 0, nodes: Vec::new(), parts: Vec::new() };
+        let mut gather =
+            Self { root: root.clone(), size, held: 0, missing: 1, blocks: 0, nodes: Vec::new(), parts: Vec::new() };
         let next = gather.take(&claim, root)?;
         Ok((gather, next))
+    }
+
+    /// The file's root.
+    pub(super) const fn root(&self) -> &Block {
+        &self.root
+    }
+
+    /// Bytes of the blocks that are here.
+    pub(super) const fn held(&self) -> u64 {
+        self.held
     }
 
     /// Bytes of the file.
@@ -80,6 +94,7 @@ impl Gather {
         let expanded = expand(claim, block).map_err(Refused::Lie)?;
         self.missing -= 1;
         self.blocks += 1;
+        self.held += block.bytes().len() as u64;
         if let Some((offset, data)) = expanded.own_data {
             let leaf = expanded.children.is_empty().then(|| (block.clone(), wrap_of(block)));
             self.parts.push(Part { offset, data, leaf });

@@ -7,13 +7,16 @@
 //! pausing, a full disk and a killed process are the same thing to it, and resuming starts from what is durable. The job
 //! around it decides when to drop it and when to start it again.
 
+mod discover;
 mod file;
+mod folder;
 mod gather;
+mod land;
 mod work;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -74,7 +77,25 @@ pub struct Pull {
     pub paused: bool,
     /// Held while the file is being planned: a plan that was dropped half-way ends before the next one begins.
     pub planning: Arc<Mutex<()>>,
+    /// Read-locked by every lot of small files that is being written, which an attempt that was dropped may have left.
+    pub landing: Arc<RwLock<()>>,
+    /// Files of a folder that are complete, in the order of their completion, if the request wants to be told.
+    pub finished: Finished,
 }
+
+/// A file of a folder that is complete.
+#[derive(Debug, Clone)]
+pub struct FileDone {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its root.
+    pub cid: Cid,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// A growing list that several read.
+pub type Finished = Arc<Mutex<Vec<FileDone>>>;
 
 /// The writers of the pull's files by final path, kept over pauses so that late writes and new ones share their bits.
 type OpenFiles = Mutex<HashMap<PathBuf, (FileRecord, Arc<Writer>)>>;

@@ -3,20 +3,24 @@
 //! Everything here is borrowed from the job, so that dropping the attempt gives all of it back. What must not be lost is
 //! in the index; what is kept between attempts (open writers) is the job's.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::block::{Block, Cid};
+use crate::block::{Block, Cid, DAG_PB};
+use crate::dag::directory::{DirError, Found, look};
+use crate::dag::walk::WalkError;
 use crate::node::{Reporter, Session, SessionReport};
+use crate::platform;
+use crate::store::WriteError;
 use crate::transfer::api::{JobState, JobStatus, SourceInfo};
-use crate::transfer::failure::Failure;
+use crate::transfer::failure::{Failure, from_store, from_walk, from_write};
 use crate::transfer::fetch::Share;
 use crate::transfer::progress::Meter;
-use crate::transfer::tree::Notice;
+use crate::transfer::tree::{Notice, obtain};
 
 use super::file::Target;
-use super::{OpenFiles, Pull, lock};
+use super::{FileDone, OpenFiles, Pull, blocking, lock};
 
 /// How often the status is brought up to date.
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
@@ -78,16 +82,47 @@ impl<'a> Work<'a> {
 
     async fn bring(&self) -> Result<(), Failure> {
         let mut session = self.open_session().await;
-        let target = Target {
-            root: self.pull.root,
-            output: self.pull.request.output.0.clone(),
-            member: None,
-            top: None,
-            known: None,
-        };
-        let brought = self.bring_file(&mut session, target).await;
+        let brought = self.bring_root(&mut session).await;
         self.close_session(session).await;
         brought
+    }
+
+    /// Looks at the root, unless it is known to be a file, and brings what it is.
+    async fn bring_root(&self, session: &mut Session) -> Result<(), Failure> {
+        let (root, output) = (self.pull.root, self.pull.request.output.0.clone());
+        let begun = blocking({
+            let (store, output) = (self.pull.store.clone(), output.clone());
+            move || super::unfinished(&store, &root, &output)
+        })
+        .await?;
+        let mut top = None;
+        if begun.is_none() && root.codec() == DAG_PB {
+            let block = obtain(&self.pull.store, session, &root, &mut |notice| self.notice(notice)).await?;
+            match look(&root, block.bytes()).map_err(|e| bad_directory(&root, &e))? {
+                Found::Directory(_) | Found::Shard(_) => return self.bring_folder(session, block, output).await,
+                Found::Symlink { target, .. } => return self.make_link(block, &target, output).await,
+                Found::File { .. } => top = Some(block),
+                Found::Other(kind) => return Err(from_walk(&root, WalkError::NotAFile(kind))),
+            }
+        }
+        let target = Target { root, output, member: None, top, known: None };
+        self.bring_file(session, target).await.map(|_| ())
+    }
+
+    async fn make_link(&self, block: Block, target: &[u8], output: PathBuf) -> Result<(), Failure> {
+        let (store, target) = (self.pull.store.clone(), target.to_vec());
+        blocking(move || {
+            platform::make_link(&target, &output).map_err(|e| from_write(WriteError::io(&output)(e)))?;
+            store.put_nodes(&[block]).map_err(|e| from_store(&e))
+        })
+        .await
+    }
+
+    /// A file of a folder is complete.
+    pub(super) fn file_done(&self, path: PathBuf, cid: &Cid, bytes: u64) {
+        if self.pull.request.tell_files {
+            lock(&self.pull.finished).push(FileDone { path, cid: *cid, bytes });
+        }
     }
 
     /// A session whose figures count for this pull.
@@ -235,4 +270,8 @@ impl<'a> Work<'a> {
     pub(super) fn update(&self, change: impl FnOnce(&mut JobStatus)) {
         self.pull.status.send_modify(change);
     }
+}
+
+fn bad_directory(cid: &Cid, why: &DirError) -> Failure {
+    Failure::new("bad-tree", format!("{cid} lies or is damaged: {why}. Nobody can have a better one under this CID"))
 }
