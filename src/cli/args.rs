@@ -267,7 +267,7 @@ impl ImportArgs {
 pub struct GetArgs {
     /// What to pull
     pub cid: String,
-    /// Where to; into it when it is a folder [default: ./CID]
+    /// Where to [default: ./CID]; into it when it is a folder that is there, unless --into-existing
     #[arg(long, short, value_name = "PATH")]
     pub output: Option<PathBuf>,
     /// Connect to this peer for it, with /p2p/ID
@@ -279,6 +279,12 @@ pub struct GetArgs {
     /// Keep what is right in the file that is already at PATH, and pull the rest
     #[arg(long)]
     pub into_existing: bool,
+    /// Of a folder, pull only what matches, such as `docs/**` or `**/*.bin`
+    #[arg(long, value_name = "GLOB")]
+    pub select: Vec<String>,
+    /// Do not restore permissions and times of last change
+    #[arg(long)]
+    pub no_preserve: bool,
     /// Go on serving when done, until Ctrl-C (a daemon does so anyway)
     #[arg(long, conflicts_with = "detach")]
     pub seed: bool,

@@ -147,11 +147,14 @@ impl<'a> Commands<'a> {
     async fn get(&mut self, args: GetArgs) -> Result<(), Failure> {
         let cid = checked(args.cid)?;
         let request = GetRequest {
-            output: output_path(args.output.as_deref(), &cid)?,
+            output: output_path(args.output.as_deref(), &cid, args.into_existing)?,
             cid,
             peers: args.peer.iter().map(ToString::to_string).collect(),
             detach: args.detach,
             into_existing: args.into_existing,
+            no_preserve: args.no_preserve,
+            select: args.select,
+            tell_files: self.global.json,
             timeout_seconds: args.timeout.map(|timeout| timeout.as_secs()),
         };
         let need = if args.detach { Need::Daemon } else { Need::Online { listen: args.listen, any_port: true } };
@@ -307,7 +310,14 @@ impl<'a> Commands<'a> {
         let mut last: Option<JobStatus> = None;
         let mut consequence = String::new();
         while let Some(event) = self.next(&mut events, &consequence).await? {
-            let Event::Job(job) = event else { continue };
+            let job = match event {
+                Event::Job(job) => job,
+                file @ Event::File { .. } => {
+                    self.show(file)?;
+                    continue;
+                }
+                _ => continue,
+            };
             consequence = if link.is_daemon() {
                 format!(": the daemon goes on with it; `bitshoal jobs cancel {}` ends it", job.id)
             } else {
@@ -324,6 +334,9 @@ impl<'a> Commands<'a> {
                 let line = text::printable(&format!("{} {}", job.cid, job.output));
                 self.output.result(&Event::Job(job.clone()), &line)?;
                 self.output.note(&summary(&job));
+                if let Some(message) = &job.message {
+                    self.output.note(&text::printable(message));
+                }
                 Ok(())
             }
             JobState::Failed => {
@@ -365,6 +378,7 @@ impl<'a> Commands<'a> {
             Event::Added { cid, path, .. } if path.0.as_os_str().is_empty() => cid.clone(),
             Event::Added { cid, path, .. } => format!("{cid} {path}"),
             Event::Job(job) => job_line(job),
+            Event::File { cid, path, .. } => format!("{cid} {path}"),
             Event::Root(root) => root_line(root),
             Event::Removed { cid, path } => format!("forgot {cid} {path}"),
             Event::Bad { path, offset, length } => {
@@ -417,11 +431,11 @@ fn checked(cid: String) -> Result<String, Failure> {
 }
 
 /// Where a pull goes: the path, within it if it is a folder, else a file of the CID's name right here.
-fn output_path(output: Option<&Path>, cid: &str) -> Result<WirePath, Failure> {
+fn output_path(output: Option<&Path>, cid: &str, into_existing: bool) -> Result<WirePath, Failure> {
     let name = block::parse_cid(cid).map_or_else(|_| cid.to_owned(), |cid| cid.to_string());
     let path = match output {
         None => PathBuf::from(name),
-        Some(folder) if folder.is_dir() => folder.join(name),
+        Some(folder) if folder.is_dir() && !into_existing => folder.join(name),
         Some(path) => path.to_path_buf(),
     };
     absolute(&path)
@@ -499,6 +513,9 @@ fn peer_line(peer: &PeerInfo) -> String {
 fn summary(job: &JobStatus) -> String {
     let pulled = job.total_bytes.saturating_sub(job.local_bytes);
     let mut line = format!("{} in {:.1} s", text::bytes(job.total_bytes), job.elapsed_seconds);
+    if job.total_files > 0 {
+        line = format!("{}, {line}", text::count(job.total_files, "file"));
+    }
     if job.elapsed_seconds > 0.0 {
         let _ = write!(line, " ({})", text::rate(pulled as f64 / job.elapsed_seconds));
     }

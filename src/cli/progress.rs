@@ -175,14 +175,17 @@ impl Progress {
 /// Bytes, part, rate, time left, peers.
 fn figures(job: &JobStatus) -> String {
     let peers = text::count(job.peers as u64, "peer");
-    let so_far = format!(
+    let mut so_far = format!(
         "{} of {}  {}",
         text::bytes(job.done_bytes),
         text::bytes(job.total_bytes),
         text::percent(job.done_bytes, job.total_bytes)
     );
+    if job.total_files > 0 {
+        so_far += &format!("  {}/{} files", job.done_files, job.total_files);
+    }
     match job.state {
-        JobState::Resolving => format!("fetching the file's tree  {peers}"),
+        JobState::Resolving => format!("looking for {}  {peers}", job.cid),
         JobState::Planning => format!("planning {}  {peers}", text::bytes(job.total_bytes)),
         JobState::Paused if job.total_bytes == 0 => "paused".to_owned(),
         JobState::Paused => format!("{so_far}  paused"),
@@ -228,6 +231,8 @@ pub(super) mod tests {
             message: None,
             code: None,
             done_bytes: 256 << 20,
+            done_files: 0,
+            total_files: 0,
             total_bytes: 1 << 30,
             rate: 100e6,
             eta_seconds: Some(8),

@@ -19,6 +19,9 @@ pub struct Leaf {
     pub offset: u64,
     /// Bytes of its data, without what dag-pb puts around them.
     pub len: u32,
+    /// The data are those that an inner node carries itself, in front of its children's: nobody writes such, everybody
+    /// reads them.
+    pub own: bool,
 }
 
 /// Why the next leaf cannot be told.
@@ -79,6 +82,7 @@ struct Level {
 struct Packed {
     cid_end: u32,
     leaf: bool,
+    own: bool,
     offset: u64,
     size: u64,
 }
@@ -149,8 +153,8 @@ impl<E, F: FnMut(&Cid) -> Result<Bytes, E>> Leaves<F> {
 
     fn advance(&mut self) -> Result<Option<Leaf>, LayoutError<E>> {
         loop {
-            let (claim, leaf) = if std::mem::take(&mut self.fresh) {
-                (self.root, self.root_is_leaf)
+            let (claim, leaf, own) = if std::mem::take(&mut self.fresh) {
+                (self.root, self.root_is_leaf, false)
             } else {
                 let Some(level) = self.path.last_mut() else { return Ok(None) };
                 let at = level.at;
@@ -159,7 +163,7 @@ impl<E, F: FnMut(&Cid) -> Result<Bytes, E>> Leaves<F> {
                     continue;
                 };
                 level.at += 1;
-                (level.claim(at), child.leaf)
+                (level.claim(at), child.leaf, child.own)
             };
             let size = claim.size.unwrap_or_default();
             if !leaf && let Some(level) = self.open(&claim)? {
@@ -169,13 +173,12 @@ impl<E, F: FnMut(&Cid) -> Result<Bytes, E>> Leaves<F> {
             if let Some(target) = self.target.take()
                 && target != claim.offset
             {
-                // The node that begins there has data of its own in front of its first leaf.
                 return Err(LayoutError::NoLeafAt(target));
             }
             let index = self.next_index;
             self.next_index += 1;
             let len = u32::try_from(size).map_err(|_| walk(&claim, WalkError::ChildTooLarge(size)))?;
-            return Ok(Some(Leaf { index, cid: claim.cid, offset: claim.offset, len }));
+            return Ok(Some(Leaf { index, cid: claim.cid, offset: claim.offset, len, own }));
         }
     }
 
@@ -195,12 +198,18 @@ impl<E, F: FnMut(&Cid) -> Result<Bytes, E>> Leaves<F> {
             return Ok(None);
         }
         let mut cids = Vec::with_capacity(expanded.children.len() * 36);
-        let children = expanded.children.iter().map(|child| {
-            cids.extend_from_slice(&child.claim.cid.to_bytes());
+        let mut children = Vec::with_capacity(expanded.children.len());
+        let mut pack = |cid: &Cid, leaf, own, offset, size| {
+            cids.extend_from_slice(&cid.to_bytes());
             let cid_end = u32::try_from(cids.len()).expect("all CIDs of a node fit its block of 2 MiB");
-            Packed { cid_end, leaf: child.leaf, offset: child.claim.offset, size: child.size() }
-        });
-        let children = children.collect();
+            children.push(Packed { cid_end, leaf, own, offset, size });
+        };
+        if let Some((offset, data)) = &expanded.own_data {
+            pack(&claim.cid, true, true, *offset, data.len() as u64);
+        }
+        for child in &expanded.children {
+            pack(&child.claim.cid, child.leaf, false, child.claim.offset, child.size());
+        }
         Ok(Some(Level { depth: claim.depth + 1, cids, children, at: 0 }))
     }
 

@@ -6,6 +6,7 @@
 #![deny(clippy::indexing_slicing)]
 
 use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
@@ -39,6 +40,23 @@ pub struct Mtime {
     pub seconds: i64,
     /// Nanoseconds into the second, below 10⁹; 0 is not written.
     pub nanos: u32,
+}
+
+/// What a file system knows of an entry beside its bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// Permissions in the low 12 bits; the others are reserved.
+    pub mode: Option<u32>,
+    /// When it was last changed.
+    pub mtime: Option<Mtime>,
+}
+
+impl Metadata {
+    /// Replaces what `data` has of it.
+    pub const fn set_in(self, data: &mut Data) {
+        data.mode = self.mode;
+        data.mtime = self.mtime;
+    }
 }
 
 /// One UnixFS message.
@@ -78,6 +96,12 @@ impl Data {
             mode: None,
             mtime: None,
         }
+    }
+
+    /// Its mode and modification time.
+    #[must_use]
+    pub const fn metadata(&self) -> Metadata {
+        Metadata { mode: self.mode, mtime: self.mtime }
     }
 
     /// Reads a message; file bytes stay a slice of it.
@@ -181,6 +205,14 @@ impl fmt::Display for Kind {
 }
 
 impl Mtime {
+    /// The same on the system's clock; `None` beyond what that can count.
+    #[must_use]
+    pub fn to_system_time(self) -> Option<SystemTime> {
+        let whole = Duration::from_secs(self.seconds.unsigned_abs());
+        let second = if self.seconds < 0 { UNIX_EPOCH.checked_sub(whole) } else { UNIX_EPOCH.checked_add(whole) };
+        second?.checked_add(Duration::from_nanos(u64::from(self.nanos)))
+    }
+
     fn decode(bytes: &Bytes) -> Result<Self, DagError> {
         let mut seconds = None;
         let mut nanos = 0;

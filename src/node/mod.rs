@@ -353,6 +353,12 @@ pub struct Reporter {
 }
 
 impl Reporter {
+    /// Whether both tell of the same session.
+    #[must_use]
+    pub fn is_of(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+
     /// How it stands now; empty when the session or the node is gone.
     pub async fn report(&self) -> SessionReport {
         match self.id {
@@ -371,6 +377,22 @@ pub struct SessionReport {
     pub duplicate_blocks: u64,
     /// From whom how much.
     pub sources: Vec<Source>,
+}
+
+impl SessionReport {
+    /// Counts another session's blocks to this one's.
+    pub fn add(&mut self, other: &Self) {
+        self.duplicate_blocks += other.duplicate_blocks;
+        for source in &other.sources {
+            match self.sources.iter_mut().find(|known| known.peer == source.peer) {
+                Some(known) => {
+                    known.bytes += source.bytes;
+                    known.blocks += source.blocks;
+                }
+                None => self.sources.push(source.clone()),
+            }
+        }
+    }
 }
 
 /// What one peer has given.

@@ -1,4 +1,4 @@
-//! What the edges need of the operating system: private files, and the signals that end a program.
+//! What the edges need of the operating system: private files, links and folders, and the signals that end a program.
 //!
 //! Equal siblings, one a platform; nothing here decides anything.
 

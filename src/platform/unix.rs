@@ -1,9 +1,12 @@
-//! Unix: permission bits, SIGINT and SIGTERM.
+//! Unix: permission bits, links, SIGINT and SIGTERM.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::SystemTime;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -42,4 +45,35 @@ impl EndSignals {
             _ = self.terminate.recv() => {}
         }
     }
+}
+
+/// Makes a symbolic link; nothing is overwritten.
+pub(crate) fn make_link(target: &[u8], at: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(OsStr::from_bytes(target), at)
+}
+
+/// Where a symbolic link points.
+pub(crate) fn link_target(at: &Path) -> io::Result<Vec<u8>> {
+    std::fs::read_link(at).map(|target| target.into_os_string().into_vec())
+}
+
+/// Gives a folder permissions (the lowest nine bits) and a time of last change.
+pub(crate) fn restore_folder(path: &Path, mode: Option<u32>, mtime: Option<SystemTime>) -> io::Result<()> {
+    let folder = File::open(path)?;
+    if let Some(mode) = mode {
+        folder.set_permissions(Permissions::from_mode(mode & 0o777))?;
+    }
+    mtime.map_or(Ok(()), |mtime| folder.set_modified(mtime))
+}
+
+/// Whether a folder's file system takes names that differ in case for one. No when it cannot be tried.
+pub(crate) fn folds_case(folder: &Path) -> bool {
+    let name = format!(".bitshoal-case-{:016x}", rand::random::<u64>());
+    let lower = folder.join(&name);
+    if OpenOptions::new().write(true).create_new(true).open(&lower).is_err() {
+        return false;
+    }
+    let folds = folder.join(name.to_uppercase()).symlink_metadata().is_ok();
+    let _ = std::fs::remove_file(&lower);
+    folds
 }

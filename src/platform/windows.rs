@@ -1,8 +1,9 @@
-//! Windows: the ACL inherited from the user's profile, and console events.
+//! Windows: the ACL inherited from the user's profile, links, and console events.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::path::Path;
+use std::time::SystemTime;
 
 use tokio::signal::windows::{
     CtrlBreak, CtrlC, CtrlClose, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown,
@@ -44,4 +45,35 @@ impl EndSignals {
             _ = self.shutdown.recv() => {}
         }
     }
+}
+
+/// Makes a symbolic link; nothing is overwritten. Only users with the right to do so (developer mode) can.
+pub(crate) fn make_link(target: &[u8], at: &Path) -> io::Result<()> {
+    let target = std::str::from_utf8(target).map_err(|_| io::ErrorKind::Unsupported)?.replace('/', "\\");
+    let points_to_folder = at.parent().is_some_and(|parent| parent.join(&target).is_dir());
+    let made = if points_to_folder {
+        std::os::windows::fs::symlink_dir(&target, at)
+    } else {
+        std::os::windows::fs::symlink_file(&target, at)
+    };
+    const PRIVILEGE_NOT_HELD: i32 = 1314;
+    made.map_err(|e| match e.raw_os_error() {
+        Some(PRIVILEGE_NOT_HELD) => io::Error::new(io::ErrorKind::PermissionDenied, e),
+        _ => e,
+    })
+}
+
+/// Where a symbolic link points, with slashes.
+pub(crate) fn link_target(at: &Path) -> io::Result<Vec<u8>> {
+    std::fs::read_link(at).map(|target| target.to_string_lossy().replace('\\', "/").into_bytes())
+}
+
+/// Permissions are not these, and times of folders are of no use here.
+pub(crate) fn restore_folder(_path: &Path, _mode: Option<u32>, _mtime: Option<SystemTime>) -> io::Result<()> {
+    Ok(())
+}
+
+/// Names are compared without regard to case.
+pub(crate) fn folds_case(_folder: &Path) -> bool {
+    true
 }

@@ -70,6 +70,9 @@ fn every_request() -> Vec<Request> {
         output: WirePath("/o".into()),
         peers: vec!["/ip4/127.0.0.1/tcp/1".into()],
         detach: true,
+        no_preserve: false,
+        select: Vec::new(),
+        tell_files: false,
         into_existing: true,
         timeout_seconds: Some(3),
     };

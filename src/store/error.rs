@@ -164,7 +164,8 @@ pub enum WriteError {
 }
 
 impl WriteError {
-    pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+    /// What the system said of `path`.
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace(path),

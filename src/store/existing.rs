@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::file::platform;
 use super::index::tables::{self, Stored, corrupt};
-use super::{FileId, FileState, LeafPlace, Stamp, Store, StoreError, WriteError};
+use super::{FileId, FileState, LeafPlace, Member, Stamp, Store, StoreError, WriteError};
 use crate::block::{Cid, Multihash};
 
 impl Store {
@@ -16,7 +16,13 @@ impl Store {
     ///
     /// # Errors
     /// [`WriteError::Permission`], [`WriteError::NoSpace`], [`WriteError::Io`].
-    pub fn adopt_existing(&self, root: &Cid, path: &Path, len: u64) -> Result<FileId, WriteError> {
+    pub fn adopt_existing(
+        &self,
+        root: &Cid,
+        path: &Path,
+        len: u64,
+        member: Option<Member>,
+    ) -> Result<FileId, WriteError> {
         let path = std::path::absolute(path).map_err(WriteError::io(path))?;
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(WriteError::io(&path))?;
         file.set_len(len).map_err(WriteError::io(&path))?;
@@ -30,7 +36,7 @@ impl Store {
             state: FileState::Planning,
             stamp: Some(Stamp { len, ..stamp }),
             partial: true,
-            member: None,
+            member,
         })?)
     }
 

@@ -30,6 +30,7 @@ mod lock;
 mod recover;
 mod serve;
 mod types;
+mod whole;
 
 #[cfg(test)]
 mod tests;
@@ -57,7 +58,7 @@ pub use file::writer::Writer;
 pub use types::{
     Activation, Affixes, Attributes, CollectionId, CollectionRecord, CollectionState, CompleteFile, EXTENT_LEAVES,
     FileId, FileIdentity, FileRecord, FileState, LeafAt, LeafPlace, Member, NewCollection, NewFile, Options,
-    Preallocate, ReaderKind, RootRecord, Stamp,
+    Preallocate, ReaderKind, Restore, RootRecord, Stamp, WholeFile,
 };
 
 /// Bytes of nodes that one transaction takes at most, so that its pages stay few.

@@ -3,7 +3,9 @@
 //! Plain values; how they are laid out on the disk is `index/tables.rs`.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
 
 use crate::block::{Cid, Multihash};
 
@@ -96,6 +98,36 @@ pub struct CompleteFile {
     pub leaves: Vec<LeafAt>,
     /// How the leaves' blocks are made of file bytes, as in [`LeafPlace::wrap`].
     pub wrap: Vec<u8>,
+}
+
+/// What a finished file is given besides its bytes, as far as the platform can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Restore {
+    /// Permissions; only the lowest nine bits are taken, because a swarm gives nobody setuid.
+    pub mode: Option<u32>,
+    /// When it was last written.
+    pub mtime: Option<SystemTime>,
+}
+
+/// A pulled file whose bytes are all in memory, to be written at once with others.
+#[derive(Debug, Clone)]
+pub struct WholeFile {
+    /// Where it will be; absolute, in a folder that exists.
+    pub path: PathBuf,
+    /// Its place in the collection.
+    pub member: Member,
+    /// The root of its tree.
+    pub root: Cid,
+    /// Its bytes in order, without gaps.
+    pub pieces: Vec<Bytes>,
+    /// Its leaves that are to be served from it, in file order; none for an empty file.
+    pub leaves: Vec<LeafAt>,
+    /// How the leaves' blocks are made of file bytes, as in [`LeafPlace::wrap`].
+    pub wrap: Vec<u8>,
+    /// What it is given besides its bytes.
+    pub restore: Restore,
+    /// Whether a file that is there with other bytes is replaced.
+    pub replace: bool,
 }
 
 /// A leaf of a file that is being added.

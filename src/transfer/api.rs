@@ -148,6 +148,15 @@ pub struct GetRequest {
     /// Take a file that is already at `output`, keep what is right in it, and fetch the rest.
     #[serde(default)]
     pub into_existing: bool,
+    /// Of a folder, pull only what these globs match, relative to it; all when there are none.
+    #[serde(default)]
+    pub select: Vec<String>,
+    /// Answer an [`Event::File`] for each file of a folder that is complete.
+    #[serde(default)]
+    pub tell_files: bool,
+    /// Do not give files the permissions and times that the DAG says.
+    #[serde(default)]
+    pub no_preserve: bool,
     /// Give up when nothing has arrived for so many seconds. `None` waits for ever.
     #[serde(default)]
     pub timeout_seconds: Option<u64>,
@@ -180,6 +189,15 @@ pub enum Event {
     },
     /// State of a pull.
     Job(JobStatus),
+    /// A file of a folder that is being pulled is complete.
+    File {
+        /// Root CID text.
+        cid: String,
+        /// Where it is.
+        path: WirePath,
+        /// Bytes of the file.
+        size: u64,
+    },
     /// A root of the index.
     Root(RootInfo),
     /// A root has been forgotten.
@@ -277,10 +295,16 @@ pub struct JobStatus {
     pub message: Option<String>,
     /// The [`Failure::code`] of a failed pull.
     pub code: Option<String>,
-    /// Bytes of the file that are in place.
+    /// Bytes that are in place.
     pub done_bytes: u64,
-    /// Bytes of the file, 0 while unknown.
+    /// Bytes of the file, or of all files of a folder; 0 while unknown, an estimate while a folder is being discovered.
     pub total_bytes: u64,
+    /// Files of a folder that are complete; 0 for a single file.
+    #[serde(default)]
+    pub done_files: u64,
+    /// Files of a folder that are known so far; 0 for a single file.
+    #[serde(default)]
+    pub total_files: u64,
     /// Bytes a second over the last seconds.
     pub rate: f64,
     /// Seconds until done at this rate.

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -17,6 +18,8 @@ use rand::seq::SliceRandom;
 use tokio::task::JoinHandle;
 
 use crate::block::{Block, Cid, Multihash};
+use crate::dag::layout::Leaf;
+use crate::dag::walk::{Claim, expand};
 use crate::dag::wrap::Wrap;
 use crate::node::{Handle, Session, SessionEvent};
 use crate::store::{EXTENT_LEAVES, Store, WriteError, Writer};
@@ -48,6 +51,37 @@ impl Default for Options {
     }
 }
 
+/// Who divides one window: every fetch that runs, and whoever else holds a [`Part`]. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Share(Arc<AtomicU64>);
+
+/// A part of a window; given back when dropped.
+#[derive(Debug)]
+pub struct Part(Share);
+
+impl Share {
+    /// Takes a part, which makes everybody else's smaller.
+    #[must_use]
+    pub fn take(&self) -> Part {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Part(self.clone())
+    }
+}
+
+impl Part {
+    /// What of `whole` bytes falls to this part now.
+    #[must_use]
+    pub fn of(&self, whole: u64) -> u64 {
+        whole / self.0.0.load(Ordering::Relaxed).max(1)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// How long a lap that brought nothing is at least, so that peers that have nothing new are not asked without end.
 const LAP_PAUSE: Duration = Duration::from_secs(1);
 
@@ -58,6 +92,14 @@ struct Task {
     offset: u64,
     len: u32,
     cid: Cid,
+    /// Not a leaf, but what an inner node carries itself.
+    own: bool,
+}
+
+impl From<Leaf> for Task {
+    fn from(Leaf { index, cid, offset, len, own }: Leaf) -> Self {
+        Self { leaf: index, offset, len, cid, own }
+    }
 }
 
 /// What a step of the fetch has to say to whoever shows it.
@@ -85,6 +127,8 @@ pub struct Fetch {
     tree: Tree,
     extents: Extents,
     options: Options,
+    /// What it may use of the options' bytes.
+    part: Part,
     /// Runs still to be looked at in this lap, last first.
     runs: Vec<u32>,
     /// Runs with leaves that nobody connected has, for the next lap: what others lack must not keep us from what they have.
@@ -130,6 +174,7 @@ impl Fetch {
         tree: Tree,
         extents: Extents,
         options: Options,
+        share: &Share,
     ) -> Self {
         #[expect(clippy::cast_possible_truncation, reason = "LEAVES_MAX / EXTENT_LEAVES fits u32")]
         let mut runs: Vec<u32> = (0..extents.offsets.len() as u32).collect();
@@ -141,6 +186,7 @@ impl Fetch {
             tree,
             extents,
             options,
+            part: share.take(),
             runs,
             parked: BTreeSet::new(),
             lap: (Instant::now(), false),
@@ -164,8 +210,7 @@ impl Fetch {
             let leaf = leaf.map_err(broken_tree)?;
             if !self.writer.has(leaf.index) {
                 self.outstanding += u64::from(leaf.len);
-                let task = Task { leaf: leaf.index, offset: leaf.offset, len: leaf.len, cid: leaf.cid };
-                self.write(vec![task], block);
+                self.write(vec![leaf.into()], block);
             }
         }
         Ok(())
@@ -240,8 +285,9 @@ impl Fetch {
     fn feed(&mut self, session: &Session) -> Result<(), Failure> {
         self.next_lap();
         let mut wants = Vec::new();
-        while self.outstanding < self.options.window_bytes
-            && self.writer.unsynced_bytes() + self.epoch_bytes + self.outstanding < self.options.unsynced_bytes_max
+        let (window, unsynced) =
+            (self.part.of(self.options.window_bytes), self.part.of(self.options.unsynced_bytes_max));
+        while self.outstanding < window && self.writer.unsynced_bytes() + self.epoch_bytes + self.outstanding < unsynced
         {
             let Some(task) = self.ready.pop_front() else {
                 let Some(run) = self.runs.pop() else { break };
@@ -280,7 +326,7 @@ impl Fetch {
         for leaf in leaves.take(tasks_max(last - first)) {
             let leaf = leaf.map_err(broken_tree)?;
             if !self.writer.has(leaf.index) {
-                tasks.push(Task { leaf: leaf.index, offset: leaf.offset, len: leaf.len, cid: leaf.cid });
+                tasks.push(leaf.into());
             }
         }
         Ok(tasks)
@@ -346,7 +392,8 @@ impl Fetch {
             self.epoch_started = Instant::now();
             return;
         }
-        let due = unsynced >= self.options.epoch_bytes || self.epoch_started.elapsed() >= self.options.epoch_interval;
+        let due = unsynced >= self.part.of(self.options.epoch_bytes)
+            || self.epoch_started.elapsed() >= self.options.epoch_interval;
         if due && self.epoch.is_none() {
             self.epoch_started = Instant::now();
             self.epoch_bytes = unsynced;
@@ -363,6 +410,9 @@ fn tasks_max(leaves: u64) -> usize {
 
 /// Writes one leaf's data to all its places.
 fn place(store: &Store, writer: &Writer, expected_wrap: &[u8], tasks: &[Task], block: &Block) -> Result<(), Refused> {
+    if tasks.iter().any(|task| task.own) {
+        return place_own(writer, tasks, block);
+    }
     let (wrap, data) = Wrap::split(block.bytes(), block.cid().codec()).map_err(|error| {
         Refused::Lie(Failure::new("bad-tree", format!("leaf {} is not a leaf of a file: {error}", block.cid())))
     })?;
@@ -380,6 +430,17 @@ fn place(store: &Store, writer: &Writer, expected_wrap: &[u8], tasks: &[Task], b
             )));
         }
         let _fresh = writer.write(task.leaf, task.offset, &data).map_err(Refused::Write)?;
+    }
+    Ok(())
+}
+
+/// Writes what an inner node carries itself.
+fn place_own(writer: &Writer, tasks: &[Task], node: &Block) -> Result<(), Refused> {
+    let data = expand(&Claim::root(*node.cid()), node).ok().and_then(|expanded| expanded.own_data);
+    for task in tasks {
+        let data = data.as_ref().map(|(_, data)| data).filter(|data| data.len() == task.len as usize);
+        let damaged = || Refused::Lie(Failure::new("index-damaged", format!("node {} is not what it was", task.cid)));
+        let _fresh = writer.write(task.leaf, task.offset, data.ok_or_else(damaged)?).map_err(Refused::Write)?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::store::Store;
 
 use super::api::{GetRequest, JobState, JobStatus};
 use super::failure::{Failure, from_store};
-use super::pull::{self, Command, Pull};
+use super::pull::{self, Command, FileDone, Finished, Pull};
 
 /// How long a command waits for the pull to show its effect.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
@@ -39,6 +39,7 @@ struct Job {
     request: GetRequest,
     status: watch::Receiver<JobStatus>,
     commands: mpsc::UnboundedSender<Command>,
+    finished: Finished,
     task: Option<JoinHandle<()>>,
 }
 
@@ -102,7 +103,7 @@ impl Jobs {
             }
             None => {}
         }
-        pull::check_output(&self.0.store, &root, &request)?;
+        pull::check_output(&self.0.store, &request)?;
         let id = self.0.store.next_job_id().map_err(|e| from_store(&e))?;
         // A failed or cancelled job for the same file is superseded by this one.
         let stale: Vec<u64> = self
@@ -129,6 +130,13 @@ impl Jobs {
 
     pub(super) fn follow(&self, id: u64) -> Result<watch::Receiver<JobStatus>, Failure> {
         self.table().get(&id).map(|job| job.status.clone()).ok_or_else(|| no_such_job(id))
+    }
+
+    /// Files of a job's folder that were completed after the first `from` of them.
+    pub(super) fn finished(&self, id: u64, from: usize) -> Vec<FileDone> {
+        let log = self.table().get(&id).map(|job| job.finished.clone());
+        log.and_then(|log| Some(log.lock().unwrap_or_else(PoisonError::into_inner).get(from..)?.to_vec()))
+            .unwrap_or_default()
     }
 
     /// The code of a failed job.
@@ -206,6 +214,7 @@ impl Jobs {
         remember(&self.0.store, &request, &first)?;
         let (sender, status) = watch::channel(first);
         let (commands, received) = mpsc::unbounded_channel();
+        let finished = Finished::default();
         let work = Pull {
             store: self.0.store.clone(),
             node,
@@ -213,17 +222,18 @@ impl Jobs {
             request: request.clone(),
             root,
             status: sender,
-            commands: received,
             paused,
             planning: Arc::default(),
+            landing: Arc::default(),
+            finished: finished.clone(),
         };
         let keeper = tokio::spawn(keep(self.0.store.clone(), request.clone(), status.clone()));
         let task = tokio::spawn(async move {
-            work.run().await;
+            work.run(received).await;
             let _ = keeper.await;
         });
         let mut table = self.table();
-        table.insert(id, Job { request, status, commands, task: Some(task) });
+        table.insert(id, Job { request, status, commands, finished, task: Some(task) });
         let ended: Vec<u64> =
             table.iter().filter(|(_, job)| job.status.borrow().state.is_final()).map(|(id, _)| *id).collect();
         for id in ended.iter().take(ended.len().saturating_sub(ENDED_JOBS_MAX)) {
@@ -239,7 +249,10 @@ impl Jobs {
         status.total_bytes = remembered.total_bytes;
         let (_, receiver) = watch::channel(status);
         let (commands, _) = mpsc::unbounded_channel();
-        self.table().insert(id, Job { request: remembered.request, status: receiver, commands, task: None });
+        self.table().insert(
+            id,
+            Job { request: remembered.request, status: receiver, commands, finished: Finished::default(), task: None },
+        );
     }
 
     fn send(&self, id: u64, command: Command) -> Result<(), Failure> {

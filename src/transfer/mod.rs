@@ -250,8 +250,16 @@ impl Engine {
     /// Says every change of a job until it ends; a failed one ends the stream with its error.
     async fn watch(&self, id: u64, events: &Events) -> Result<(), Failure> {
         let mut changes = self.0.jobs.follow(id)?;
+        let mut told = 0;
         loop {
             let status = changes.borrow_and_update().clone();
+            for file in self.0.jobs.finished(id, told) {
+                told += 1;
+                let event = Event::File { cid: file.cid.to_string(), path: WirePath(file.path), size: file.bytes };
+                if !events.say(event).await {
+                    return Ok(());
+                }
+            }
             let (ended, failed) = (status.state.is_final(), status.state == api::JobState::Failed);
             let message = status.message.clone();
             let cancelled = status.state == api::JobState::Cancelled;

@@ -42,7 +42,8 @@ impl Tree {
         let root = file.root.ok_or_else(|| damaged("its root is unknown"))?;
         let single = file.leaves == 1 && store.node(&widen(&root)).map_err(|e| from_store(&e))?.is_none();
         let mut tree = Self { root, size: file.len, wrap: Vec::new(), single };
-        let first = tree.leaves(store).next().ok_or_else(|| damaged("its tree has no leaves"))?.map_err(broken_tree)?;
+        let first = tree.leaves(store).find(|leaf| leaf.as_ref().map_or(true, |leaf| !leaf.own));
+        let first = first.ok_or_else(|| damaged("its tree has no leaves"))?.map_err(broken_tree)?;
         let place = store.reference(&widen(&first.cid), file.id).map_err(|e| from_store(&e))?;
         tree.wrap = place.ok_or_else(|| damaged("its first leaf has no reference"))?.wrap;
         Ok(tree)
@@ -95,7 +96,8 @@ pub fn write_references(store: &Store, file: FileId, tree: &Tree) -> Result<Exte
         for leaf in tree.leaves(store) {
             let leaf = leaf.map_err(broken_tree)?;
             let key = widen(&leaf.cid);
-            if slice_of(&key, slices) != slice {
+            // What an inner node carries itself is served with it.
+            if leaf.own || slice_of(&key, slices) != slice {
                 continue;
             }
             let place =

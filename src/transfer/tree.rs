@@ -45,7 +45,7 @@ pub(super) enum Notice {
     Progress,
 }
 
-/// Pulls the tree of `root`.
+/// Pulls the tree of `root`, whose own block may be here already.
 ///
 /// # Errors
 /// Trees that lie or are not files, and those of the index. It waits for ever for peers.
@@ -53,13 +53,17 @@ pub(super) async fn pull_tree(
     store: &Store,
     session: &mut Session,
     root: Cid,
+    top: Option<Block>,
     mut notice: impl FnMut(Notice),
 ) -> Result<PulledTree, Failure> {
     if !matches!(root.codec(), RAW | DAG_PB) {
         return Err(unknown_codec(&root));
     }
     let top_claim = Claim::root(root);
-    let top = obtain(store, session, &root, &mut notice).await?;
+    let top = match top {
+        Some(block) => block,
+        None => obtain(store, session, &root, &mut notice).await?,
+    };
     let expanded = expand(&top_claim, &top).map_err(|e| from_walk(&root, e))?;
     let size = expanded.size;
     if expanded.children.is_empty() {
@@ -74,7 +78,7 @@ pub(super) async fn pull_tree(
         pending: Vec::new(),
         leftmost: None,
     };
-    nodes.take_in(&top_claim, top, expanded, true)?;
+    nodes.take_in(top, expanded, true)?;
     nodes.pull_all(session, &mut notice).await?;
     // A dag-pb leaf shows how the leaves of this tree are wrapped; raw ones are bare.
     let (wrap, first_leaf) = match nodes.leftmost {
@@ -185,19 +189,12 @@ impl Nodes<'_> {
 
     fn accept(&mut self, claim: &Claim, block: Block, fresh: bool) -> Result<(), Failure> {
         let expanded = expand(claim, &block).map_err(|e| from_walk(&self.root, e))?;
-        self.take_in(claim, block, expanded, fresh)
+        self.take_in(block, expanded, fresh)
     }
 
     /// Keeps a verified node and queues what is below it. What turns out to be a leaf is kept whole, too: only its bytes
     /// tell that it is one.
-    fn take_in(&mut self, claim: &Claim, block: Block, expanded: Expanded, fresh: bool) -> Result<(), Failure> {
-        if !expanded.children.is_empty() && expanded.own_data.is_some() {
-            let text = format!(
-                "node {} of {} holds both data and links, which no program writes and this one does not take",
-                claim.cid, self.root
-            );
-            return Err(Failure::new("bad-tree", text));
-        }
+    fn take_in(&mut self, block: Block, expanded: Expanded, fresh: bool) -> Result<(), Failure> {
         self.enqueue(&expanded)?;
         if fresh {
             self.pending.push(block);
@@ -216,7 +213,7 @@ impl Nodes<'_> {
 }
 
 /// One block, from the index or from the swarm.
-async fn obtain(
+pub(super) async fn obtain(
     store: &Store,
     session: &mut Session,
     cid: &Cid,

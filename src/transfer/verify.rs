@@ -7,11 +7,12 @@ use bytes::Bytes;
 
 use crate::block::Block;
 use crate::dag::layout::Leaf;
+use crate::dag::walk::{Claim, expand};
 use crate::dag::wrap::Wrap;
 use crate::store::{SourceFile, Store, Writer};
 
 use super::failure::{Failure, from_store, from_write};
-use super::plan::{Tree, broken_tree};
+use super::plan::{Tree, broken_tree, widen};
 
 /// What a verify found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,7 +44,7 @@ pub fn verify(
         buffer.resize(leaf.len as usize, 0);
         let good = leaf.offset + u64::from(leaf.len) <= source.len()
             && source.read_at(leaf.offset, &mut buffer).is_ok()
-            && is_leaf(&leaf, &wrap, &buffer);
+            && is_leaf(store, &leaf, &wrap, &buffer);
         verdict.bytes += u64::from(leaf.len);
         if !good {
             verdict.bad_bytes += u64::from(leaf.len);
@@ -78,15 +79,20 @@ pub fn adopt(store: &Store, tree: &Tree, writer: &Writer) -> Result<(), Failure>
             continue;
         }
         buffer.resize(leaf.len as usize, 0);
-        if store.read_range(writer.file(), leaf.offset, &mut buffer).is_ok() && is_leaf(&leaf, &wrap, &buffer) {
+        if store.read_range(writer.file(), leaf.offset, &mut buffer).is_ok() && is_leaf(store, &leaf, &wrap, &buffer) {
             writer.adopt(leaf.index, leaf.offset, leaf.len).map_err(from_write)?;
         }
     }
     writer.commit_epoch().map_err(from_write)
 }
 
-/// Whether `data`, wrapped as this file's leaves are, hashes to the leaf's CID.
-fn is_leaf(leaf: &Leaf, wrap: &Wrap, data: &[u8]) -> bool {
+/// Whether `data`, wrapped as this file's leaves are, hashes to the leaf's CID. Leaves that are wrapped otherwise, and what
+/// an inner node carries itself, are compared with the block, which the index has.
+fn is_leaf(store: &Store, leaf: &Leaf, wrap: &Wrap, data: &[u8]) -> bool {
+    if let Ok(Some(node)) = store.node(&widen(&leaf.cid)) {
+        let own = Block::verify(&leaf.cid, node).ok().and_then(|node| expand(&Claim::root(leaf.cid), &node).ok());
+        return own.and_then(|expanded| expanded.own_data).is_some_and(|(_, own)| own == data);
+    }
     let (before, after) = wrap.affixes(leaf.len);
     let bytes = if before.is_empty() && after.is_empty() {
         Bytes::copy_from_slice(data)

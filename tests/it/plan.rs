@@ -38,7 +38,7 @@ fn plan() {
     let output = folder.path().join("huge.bin");
     // An existing file, since the disk need not have that much space: it is all a hole.
     std::fs::File::create(&output).unwrap();
-    let file = store.adopt_existing(&tree.root, &output, tree.size).unwrap();
+    let file = store.adopt_existing(&tree.root, &output, tree.size, None).unwrap();
     let extents = write_references(&store, file, &tree).unwrap();
     assert_eq!(extents.leaves, LEAVES);
     store.activate(file, Activation { root: &tree.root, leaves: extents.leaves, extents: &extents.offsets }).unwrap();

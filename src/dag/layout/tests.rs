@@ -36,6 +36,7 @@ fn inner(profile: &Profile, content: &[u8]) -> (Cid, u64, HashMap<Cid, Block>, V
             cid: named.cid,
             offset: index * u64::from(profile.chunk),
             len: u32::try_from(chunk.len()).unwrap(),
+            own: false,
         });
         builder.push(named, &mut |block| drop(blocks.insert(*block.cid(), block)));
     }
@@ -52,7 +53,7 @@ fn the_empty_file_has_one_empty_leaf() {
     for profile in [Profile::V1_2025, Profile::V0_2015] {
         let (root, blocks) = tree(profile, b"");
         let leaves: Vec<Leaf> = Leaves::new(root.cid, 0, from(&blocks)).map(Result::unwrap).collect();
-        assert_eq!(leaves, [Leaf { index: 0, cid: root.cid, offset: 0, len: 0 }]);
+        assert_eq!(leaves, [Leaf { index: 0, cid: root.cid, offset: 0, len: 0, own: false }]);
     }
 }
 
@@ -60,7 +61,7 @@ fn the_empty_file_has_one_empty_leaf() {
 fn a_raw_root_is_its_own_leaf_and_nothing_is_asked_for() {
     let (root, _) = tree(Profile::V1_2025, b"abc");
     let mut leaves = Leaves::new(root.cid, 3, no_blocks);
-    let only = Leaf { index: 0, cid: root.cid, offset: 0, len: 3 };
+    let only = Leaf { index: 0, cid: root.cid, offset: 0, len: 3, own: false };
     assert_eq!(leaves.next().unwrap().unwrap(), only);
     assert!(leaves.next().is_none());
     leaves.seek(0, 0).unwrap();
@@ -100,23 +101,6 @@ fn leaves_that_are_not_canonical_are_found_by_their_bytes() {
     assert_eq!(leaves.next().unwrap().unwrap().cid, *b.cid());
 }
 
-#[test]
-fn data_of_inner_nodes_is_skipped() {
-    let (leaf, _) = tree(Profile::V1_2025, b"xyz");
-    let message = Data { data: Some(Bytes::from_static(b"ab")), filesize: Some(5), ..file(&[3]) };
-    let inner = node(&[(leaf.cid, 3)], &message);
-    let root = node(&[(leaf.cid, 3), (*inner.cid(), 99)], &file(&[3, 5]));
-    let blocks: HashMap<_, _> = [&inner, &root].map(|block| (*block.cid(), block.clone())).into();
-    let mut leaves = Leaves::new(*root.cid(), 8, from(&blocks));
-    let found: Vec<_> = leaves.by_ref().map(|leaf| leaf.map(|l| (l.index, l.offset, l.len)).unwrap()).collect();
-    assert_eq!(found, [(0, 0, 3), (1, 5, 3)]);
-    leaves.seek(5, 1).unwrap();
-    assert_eq!(leaves.next().unwrap().unwrap().offset, 5);
-    leaves.seek(3, 1).unwrap();
-    assert!(matches!(leaves.next(), Some(Err(LayoutError::NoLeafAt(3)))));
-}
-
-/// Trickle trees have leaves at several depths, of UnixFS type Raw, and nodes over a single leaf beside leaves.
 #[test]
 fn leaves_at_different_depths_are_found_without_asking_for_them() {
     let data = Data { data: Some(Bytes::from_static(b"12345")), filesize: Some(5), ..Data::new(Kind::Raw) };
@@ -178,5 +162,28 @@ proptest! {
             prop_assert!(leaves.seek(inside, 0).is_err());
             prop_assert!(leaves.next().is_none());
         }
+    }
+}
+
+#[test]
+fn what_an_inner_node_carries_itself_comes_before_its_children() {
+    let profile = Profile::V1_2025;
+    let (a, b) = (leaf(&profile, b"aaa"), leaf(&profile, b"bb"));
+    let own = |data: &'static [u8], sizes: &[u64]| Data {
+        data: Some(Bytes::from_static(data)),
+        filesize: Some(data.len() as u64 + sizes.iter().sum::<u64>()),
+        ..file(sizes)
+    };
+    let below = node(&[(b.cid, 2)], &own(b"xy", &[2]));
+    let root = node(&[(a.cid, 3), (*below.cid(), 60)], &own(b"0123", &[3, 4]));
+    let blocks: HashMap<Cid, Block> = [&root, &below].map(|block| (*block.cid(), block.clone())).into();
+    let all: Vec<Leaf> = Leaves::new(*root.cid(), 11, from(&blocks)).map(Result::unwrap).collect();
+    let shape: Vec<_> = all.iter().map(|leaf| (leaf.cid, leaf.offset, leaf.len, leaf.own)).collect();
+    let expected = [(*root.cid(), 0, 4, true), (a.cid, 4, 3, false), (*below.cid(), 7, 2, true), (b.cid, 9, 2, false)];
+    assert_eq!(shape, expected);
+    for (i, leaf) in all.iter().enumerate() {
+        let mut from_here = Leaves::new(*root.cid(), 11, from(&blocks));
+        from_here.seek(leaf.offset, leaf.index).unwrap();
+        assert_eq!(from_here.map(Result::unwrap).collect::<Vec<_>>(), all[i..], "from {}", leaf.offset);
     }
 }

@@ -15,6 +15,11 @@ pub(crate) trait Disk: Send + Sync + std::fmt::Debug {
     fn sync_data(&self, file: &File) -> io::Result<()>;
     /// Renames without overwriting and returns when the new name is durable.
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Returns when everything that was written to `files` before, and all names in `folders`, are durable. All are on one
+    /// file system.
+    fn sync_many(&self, folders: &[&Path], files: &[&File]) -> io::Result<()>;
+    /// Renames without overwriting; durable with the next [`Disk::sync_many`].
+    fn rename_many(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Called before each commit of the index; an error aborts the transaction.
     fn before_commit(&self) -> io::Result<()>;
 }
@@ -35,6 +40,14 @@ impl Disk for SystemDisk {
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         platform::rename_new(from, to)?;
         to.parent().map_or(Ok(()), platform::sync_dir)
+    }
+
+    fn sync_many(&self, folders: &[&Path], files: &[&File]) -> io::Result<()> {
+        platform::sync_many(folders, files)
+    }
+
+    fn rename_many(&self, from: &Path, to: &Path) -> io::Result<()> {
+        platform::rename_new(from, to)
     }
 
     fn before_commit(&self) -> io::Result<()> {

@@ -198,6 +198,14 @@ impl Writer {
         Ok(())
     }
 
+    pub(in crate::store) const fn handle(&self) -> &File {
+        &self.file
+    }
+
+    pub(in crate::store) fn path(&self) -> std::path::PathBuf {
+        self.live.stored().path.clone()
+    }
+
     /// Bytes written that no epoch has taken yet.
     #[must_use]
     pub fn unsynced_bytes(&self) -> u64 {

@@ -80,6 +80,18 @@ impl Disk for CrashingDisk {
         self.step(&mut state)
     }
 
+    fn sync_many(&self, _folders: &[&Path], _files: &[&File]) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap();
+        self.step(&mut state)?;
+        state.unsynced.clear();
+        Ok(())
+    }
+
+    fn rename_many(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.step(&mut self.state.lock().unwrap())?;
+        platform::rename_new(from, to)
+    }
+
     fn before_commit(&self) -> io::Result<()> {
         self.step(&mut self.state.lock().unwrap())
     }
@@ -204,6 +216,14 @@ impl Disk for FailingDisk {
     }
 
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        platform::rename_new(from, to)
+    }
+
+    fn sync_many(&self, folders: &[&Path], files: &[&File]) -> io::Result<()> {
+        platform::sync_many(folders, files)
+    }
+
+    fn rename_many(&self, from: &Path, to: &Path) -> io::Result<()> {
         platform::rename_new(from, to)
     }
 
@@ -353,4 +373,96 @@ fn a_crash_around_the_rename_is_settled_by_the_name_that_exists() {
         assert!(std::fs::read(&path).unwrap() == data);
         assert!(store.read(&hash(leaf(&data, 2))).unwrap().is_some());
     }
+}
+
+/// Small files in lots: after a crash at any step the same lot goes through, and every file has its bytes.
+#[test]
+fn lots_of_whole_files_survive_a_crash_at_every_step() {
+    let mut steps = 1;
+    loop {
+        let place = Place::new();
+        let disk = CrashingDisk::new(steps);
+        let lot = |id| -> Vec<WholeFile> {
+            (0..5_u32)
+                .map(|entry| {
+                    let data = content(u64::from(entry) + 40, 100 + entry as usize * 300);
+                    WholeFile {
+                        path: place.path(&format!("small{entry}")),
+                        member: Member { collection: id, entry },
+                        root: root_of(&data),
+                        leaves: vec![LeafAt { multihash: hash(&data), offset: 0, len: data.len() as u32 }],
+                        pieces: data.chunks(64).map(Bytes::copy_from_slice).collect(),
+                        wrap: Vec::new(),
+                        restore: Restore { mode: None, mtime: Some(std::time::UNIX_EPOCH) },
+                        replace: false,
+                    }
+                })
+                .collect()
+        };
+        let begun = NewCollection { root: Some(root_of(b"dir")), path: Some(place.path("")), partial: true };
+        {
+            let store = Store::open_on(&place.repo(), options(), Arc::clone(&disk) as Arc<dyn Disk>);
+            if let Ok(store) = store
+                && let Ok(id) = store.begin_collection(&begun)
+            {
+                let _ = store.place_whole(&lot(id), &[]);
+            }
+        }
+        let store = place.open();
+        let id = match store.collections().unwrap().first() {
+            Some(found) => found.id,
+            None => store.begin_collection(&begun).unwrap(),
+        };
+        let mut known = 0;
+        store
+            .members(id, &mut |_| {
+                known += 1;
+                true
+            })
+            .unwrap();
+        assert!(known == 0 || known == 5, "a lot is whole or absent, not {known} files");
+        if known == 0 {
+            store.place_whole(&lot(id), &[]).unwrap();
+        }
+        for whole in lot(id) {
+            let expected: Vec<u8> = whole.pieces.concat();
+            assert_eq!(std::fs::read(&whole.path).unwrap(), expected, "crash at step {steps}");
+            assert_eq!(store.read(&hash(&expected)).unwrap().as_deref(), Some(&expected[..]));
+            assert!(!place.path(&format!("{}.part", whole.path.display())).exists());
+        }
+        if !disk.stopped() {
+            break;
+        }
+        steps += 1;
+    }
+    assert!(steps > 20, "only {steps} steps");
+}
+
+#[test]
+fn a_file_of_another_content_is_not_overwritten_by_a_lot_unless_it_is_asked_for() {
+    let place = Place::new();
+    let store = place.open();
+    let id = store.begin_collection(&NewCollection { root: None, path: None, partial: true }).unwrap();
+    let data = content(50, 1000);
+    let mut whole = WholeFile {
+        path: place.path("taken"),
+        member: Member { collection: id, entry: 0 },
+        root: root_of(&data),
+        leaves: vec![LeafAt { multihash: hash(&data), offset: 0, len: 1000 }],
+        pieces: vec![Bytes::from(data.clone())],
+        wrap: Vec::new(),
+        restore: Restore::default(),
+        replace: false,
+    };
+    std::fs::write(&whole.path, b"the user's own").unwrap();
+    let refused = store.place_whole(std::slice::from_ref(&whole), &[]);
+    assert!(matches!(refused, Err(WriteError::Exists(path)) if path == whole.path));
+    assert_eq!(std::fs::read(&whole.path).unwrap(), b"the user's own");
+    std::fs::write(place.path("taken.part"), b"somebody's").unwrap();
+    whole.replace = true;
+    assert!(matches!(store.place_whole(std::slice::from_ref(&whole), &[]), Err(WriteError::Exists(_))));
+    assert_eq!(std::fs::read(place.path("taken.part")).unwrap(), b"somebody's");
+    std::fs::write(place.path("taken.part"), &data[..10]).unwrap();
+    store.place_whole(std::slice::from_ref(&whole), &[]).unwrap();
+    assert_eq!(std::fs::read(&whole.path).unwrap(), data);
 }

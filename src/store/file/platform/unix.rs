@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, compiler_f
 
 use rustix::fs::{Advice, CWD, FallocateFlags, RenameFlags};
 
-use crate::store::{Attributes, FileIdentity, Stamp};
+use crate::store::{Attributes, FileIdentity, Restore, Stamp};
 
 /// Address space that the index reserves: free on 64 bits, as only what is used takes memory or disk.
 pub(crate) const MAP_BYTES: usize = if usize::BITS >= 64 { 16 << 30 } else { 512 << 20 };
@@ -110,6 +110,33 @@ pub(crate) fn read_cached(_file: &File, _offset: u64, _out: &mut [u8]) -> io::Re
 
 pub(crate) fn write_all_at(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
     file.write_all_at(data, offset)
+}
+
+/// Gives a file permissions (the lowest nine bits) and a time of last change.
+pub(crate) fn restore(file: &File, restore: &Restore) -> io::Result<()> {
+    if let Some(mode) = restore.mode {
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode & 0o777))?;
+    }
+    match restore.mtime {
+        Some(mtime) => file.set_modified(mtime),
+        None => Ok(()),
+    }
+}
+
+/// Files up to which each is made durable by itself: fewer do not pay for waiting for the whole file system, whose other
+/// writers may be busy.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const SYNCED_ALONE_MAX: usize = 16;
+
+/// Returns when everything that was written to `files` before, and all names in `folders`, are durable. All are on one
+/// file system.
+pub(crate) fn sync_many(folders: &[&Path], files: &[&File]) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Some(file) = files.first().filter(|_| files.len() + folders.len() > SYNCED_ALONE_MAX) {
+        return Ok(rustix::fs::syncfs(file)?);
+    }
+    files.iter().try_for_each(|file| file.sync_all())?;
+    folders.iter().try_for_each(|folder| sync_dir(folder))
 }
 
 /// Every file can have holes where the file system can.

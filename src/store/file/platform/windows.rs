@@ -23,7 +23,7 @@ use windows_sys::Win32::Storage::FileSystem::{
 use windows_sys::Win32::System::IO::DeviceIoControl;
 use windows_sys::Win32::System::Ioctl::FSCTL_SET_SPARSE;
 
-use crate::store::{Attributes, FileIdentity, Stamp};
+use crate::store::{Attributes, FileIdentity, Restore, Stamp};
 
 /// Address space that the index begins with. The data file is as long as the map here, so it grows in steps.
 pub(crate) const MAP_BYTES: usize = 64 << 20;
@@ -203,6 +203,17 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     let (from, to) = (wide(from), wide(to));
     // SAFETY: both are strings that end with a zero.
     check(unsafe { MoveFileExW(from.as_ptr(), to.as_ptr(), MOVEFILE_WRITE_THROUGH) })
+}
+
+/// Makes files durable; their names are by themselves.
+pub(crate) fn sync_many(_folders: &[&Path], files: &[&File]) -> io::Result<()> {
+    files.iter().try_for_each(|file| file.sync_all())
+}
+
+/// Gives a file a time of last change. Of permissions this system knows only the owner's right to write, and a file that
+/// is read-only cannot be removed by who pulled it: they are left alone.
+pub(crate) fn restore(file: &File, restore: &Restore) -> io::Result<()> {
+    restore.mtime.map_or(Ok(()), |mtime| file.set_modified(mtime))
 }
 
 /// The rename was written through already.
