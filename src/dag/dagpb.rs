@@ -10,9 +10,9 @@ use bytes::Bytes;
 
 use super::{
     DagError,
-    proto::{Reader, Value, push_bytes, push_number},
+    proto::{Reader, Value, push_bytes, push_number, varint_bytes},
 };
-use crate::block::Cid;
+use crate::block::{Cid, push_varint};
 
 /// The most links that a node may have. A link to a 32-byte digest takes 40 bytes or more, so that an honest block of
 /// 2 MiB ends near 52 000; what has more is made of tiny identity CIDs, each of which would cost us twenty times its
@@ -76,16 +76,7 @@ pub fn decode(block: &Bytes) -> Result<Node, DagError> {
 pub fn encode(node: &Node) -> Vec<u8> {
     let data_bytes = node.data.as_ref().map_or(0, |data| data.len() + 6);
     let mut out = Vec::with_capacity(node.links.len() * 56 + data_bytes);
-    let mut link_bytes = Vec::with_capacity(64);
-    let mut put = |link: &Link| {
-        link_bytes.clear();
-        push_bytes(&mut link_bytes, 1, &link.cid.to_bytes());
-        push_bytes(&mut link_bytes, 2, &link.name);
-        if let Some(tsize) = link.tsize {
-            push_number(&mut link_bytes, 3, tsize);
-        }
-        push_bytes(&mut out, 2, &link_bytes);
-    };
+    let mut put = |link: &Link| push_link(&mut out, &link.cid.to_bytes(), [&[], &link.name], link.tsize);
     if node.links.is_sorted_by(|a, b| a.name <= b.name) {
         node.links.iter().for_each(&mut put);
     } else {
@@ -97,6 +88,36 @@ pub fn encode(node: &Node) -> Vec<u8> {
         push_bytes(&mut out, 1, data);
     }
     out
+}
+
+/// Appends a link whose name is the two parts together. A node's links must be appended in the order of their names.
+pub(in crate::dag) fn push_link(out: &mut Vec<u8>, cid: &[u8], name: [&[u8]; 2], tsize: Option<u64>) {
+    let name_bytes = name[0].len() + name[1].len();
+    push_varint(out, 2 << 3 | 2);
+    push_varint(out, message_bytes(cid.len(), name_bytes, tsize));
+    push_bytes(out, 1, cid);
+    push_varint(out, 2 << 3 | 2);
+    push_varint(out, name_bytes as u64);
+    out.extend_from_slice(name[0]);
+    out.extend_from_slice(name[1]);
+    if let Some(tsize) = tsize {
+        push_number(out, 3, tsize);
+    }
+}
+
+/// How many bytes [`push_link`] appends for a CID and a name of so many bytes.
+pub(in crate::dag) const fn link_bytes(cid_bytes: usize, name_bytes: usize, tsize: Option<u64>) -> u64 {
+    let message = message_bytes(cid_bytes, name_bytes, tsize);
+    1 + varint_bytes(message) + message
+}
+
+const fn message_bytes(cid_bytes: usize, name_bytes: usize, tsize: Option<u64>) -> u64 {
+    let (cid_bytes, name_bytes) = (cid_bytes as u64, name_bytes as u64);
+    let tsize_bytes = match tsize {
+        Some(tsize) => 1 + varint_bytes(tsize),
+        None => 0,
+    };
+    1 + varint_bytes(cid_bytes) + cid_bytes + 1 + varint_bytes(name_bytes) + name_bytes + tsize_bytes
 }
 
 fn decode_link(bytes: &Bytes) -> Result<Link, DagError> {

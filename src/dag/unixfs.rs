@@ -41,6 +41,23 @@ pub struct Mtime {
     pub nanos: u32,
 }
 
+/// What a file system knows of an entry beside its bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// Permissions in the low 12 bits; the others are reserved.
+    pub mode: Option<u32>,
+    /// When it was last changed.
+    pub mtime: Option<Mtime>,
+}
+
+impl Metadata {
+    /// Replaces what `data` has of it.
+    pub const fn set_in(self, data: &mut Data) {
+        data.mode = self.mode;
+        data.mtime = self.mtime;
+    }
+}
+
 /// One UnixFS message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Data {
@@ -78,6 +95,12 @@ impl Data {
             mode: None,
             mtime: None,
         }
+    }
+
+    /// Its mode and modification time.
+    #[must_use]
+    pub const fn metadata(&self) -> Metadata {
+        Metadata { mode: self.mode, mtime: self.mtime }
     }
 
     /// Reads a message; file bytes stay a slice of it.
