@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use libp2p::Multiaddr;
 
 use crate::config::ByteSize;
-use crate::transfer::api::AddOptions;
+use crate::transfer::api::{AddOptions, Failure};
 
 /// Distributes very large files to many machines, in private swarms, in place on every disk.
 #[derive(Debug, Parser)]
@@ -50,7 +50,7 @@ pub enum Command {
     Key(KeyCommand),
     /// Run the node until SIGINT or SIGTERM
     Daemon(DaemonArgs),
-    /// Import files in place and print their CIDs; nothing is copied
+    /// Import files and folders in place and print their CIDs; nothing is copied
     Add(AddArgs),
     /// Pull a file by its CID; run again, it continues
     Get(GetArgs),
@@ -60,9 +60,9 @@ pub enum Command {
     Ls,
     /// Show one root
     Stat(CidArgs),
-    /// Forget a root; the file stays
+    /// Forget a root; its files stay
     Rm(RmArgs),
-    /// Hash a finished file again and say what differs
+    /// Hash finished files again and say what differs
     Verify(CidArgs),
     /// List pulls, or pause, resume, cancel or watch one
     Jobs(JobsArgs),
@@ -144,43 +144,121 @@ pub struct DaemonArgs {
 /// Flags of `add`.
 #[derive(Debug, Clone, Args)]
 pub struct AddArgs {
-    /// Files
+    /// Files, folders with all that is in them, and symbolic links (as such)
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// How the DAG is built.
     #[command(flatten)]
     pub options: ImportArgs,
     /// Print the CID and keep nothing
-    #[arg(long)]
+    #[arg(long, short = 'n')]
     pub only_hash: bool,
 }
 
-/// How the DAG of an import is built, under the names of `ipfs add`.
+/// How the DAG of an import is built, under the names of `ipfs add`. What is not said comes from the profile.
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Import options, as of ipfs add")]
 pub struct ImportArgs {
+    /// Accepted for those who are used to it: folders are always imported with all that is in them
+    #[arg(long, short, hide = true)]
+    pub recursive: bool,
+    /// A set of all of these [default: unixfs-v1-2025]
+    #[arg(long, value_parser = ["unixfs-v1-2025", "unixfs-v0-2015"])]
+    pub profile: Option<String>,
     /// 0 or 1; without --profile the rest is then as Kubo has it (256 KiB chunks, 174 links)
     #[arg(long, value_name = "0|1", value_parser = clap::value_parser!(u8).range(0..=1))]
     pub cid_version: Option<u8>,
     /// Leaves are the file's plain bytes
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub raw_leaves: Option<bool>,
-    /// size-N, N in bytes
-    #[arg(long, value_name = "size-N")]
+    /// Where files are cut: size-N, rabin, rabin-AVG, rabin-MIN-AVG-MAX, buzhash; numbers in bytes
+    #[arg(long, value_name = "CHUNKER")]
     pub chunker: Option<String>,
-    /// Most links in an inner node
+    /// Most links in an inner node of a file
     #[arg(long, value_name = "N")]
     pub max_file_links: Option<usize>,
-    /// A set of all of these [default: unixfs-v1-2025]
-    #[arg(long, value_parser = ["unixfs-v1-2025", "unixfs-v0-2015"])]
-    pub profile: Option<String>,
+    /// Most links in a directory before it is sharded; 0 leaves that to its size
+    #[arg(long, value_name = "N")]
+    pub max_directory_links: Option<usize>,
+    /// Most links in a node of a sharded directory: 8, 16, …, 1024
+    #[arg(long, value_name = "N")]
+    pub max_hamt_fanout: Option<usize>,
+    /// Trickle trees, for files that are read from the beginning
+    #[arg(long)]
+    pub trickle: bool,
+    /// Put small blocks into their CIDs
+    #[arg(long)]
+    pub inline: bool,
+    /// The largest block to inline, in bytes [default: 32]
+    #[arg(long, value_name = "N")]
+    pub inline_limit: Option<usize>,
+    /// sha2-256, blake3, blake2b-256 and others
+    #[arg(long, value_name = "NAME")]
+    pub hash: Option<String>,
+    /// One directory around all paths, so that their names are kept
+    #[arg(long, short)]
+    pub wrap_with_directory: bool,
+    /// Import hidden files in folders, too
+    #[arg(long, short = 'H')]
+    pub hidden: bool,
+    /// Leave this out of folders, as a line of .gitignore would
+    #[arg(long, value_name = "RULE")]
+    pub ignore: Vec<String>,
+    /// Leave out of folders what this file says, written like .gitignore
+    #[arg(long, value_name = "FILE")]
+    pub ignore_rules_path: Option<PathBuf>,
+    /// Keep permissions in the DAG
+    #[arg(long)]
+    pub preserve_mode: bool,
+    /// Keep the times of change in the DAG
+    #[arg(long)]
+    pub preserve_mtime: bool,
+    /// Give everything these permissions, in octal
+    #[arg(long, value_name = "MODE", value_parser = octal, conflicts_with = "preserve_mode")]
+    pub mode: Option<u32>,
+    /// Give everything this time of change, in seconds since 1970
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true, conflicts_with = "preserve_mtime")]
+    pub mtime: Option<i64>,
+    /// Nanoseconds of --mtime
+    #[arg(long, value_name = "N", requires = "mtime", value_parser = clap::value_parser!(u32).range(0..1_000_000_000))]
+    pub mtime_nsecs: Option<u32>,
 }
 
 impl ImportArgs {
-    /// As a request has them.
-    #[must_use]
-    pub fn options(self, only_hash: bool) -> AddOptions {
-        let Self { cid_version, raw_leaves, chunker, max_file_links, profile } = self;
-        AddOptions { profile, cid_version, raw_leaves, chunker, max_file_links, only_hash }
+    /// As a request has them; reads the file of rules.
+    ///
+    /// # Errors
+    /// `bad-option` when there is no such file.
+    pub fn options(self, only_hash: bool) -> Result<AddOptions, Failure> {
+        let mut ignore = Vec::new();
+        if let Some(path) = &self.ignore_rules_path {
+            let rules = std::fs::read_to_string(path)
+                .map_err(|e| Failure::new("bad-option", format!("--ignore-rules-path {}: {e}", path.display())))?;
+            ignore.extend(rules.trim_start_matches('\u{feff}').lines().map(str::to_owned));
+        }
+        ignore.extend(self.ignore);
+        Ok(AddOptions {
+            profile: self.profile,
+            cid_version: self.cid_version,
+            raw_leaves: self.raw_leaves,
+            chunker: self.chunker,
+            max_file_links: self.max_file_links,
+            max_directory_links: self.max_directory_links,
+            max_hamt_fanout: self.max_hamt_fanout,
+            trickle: self.trickle,
+            inline: self.inline,
+            inline_limit: self.inline_limit,
+            hash: self.hash,
+            wrap_with_directory: self.wrap_with_directory,
+            hidden: self.hidden,
+            ignore,
+            preserve_mode: self.preserve_mode,
+            preserve_mtime: self.preserve_mtime,
+            mode: self.mode,
+            mtime: self.mtime,
+            mtime_nsecs: self.mtime_nsecs,
+            only_hash,
+        })
     }
 }
 
@@ -221,7 +299,7 @@ pub struct GetArgs {
 /// Flags of `share`.
 #[derive(Debug, Clone, Args)]
 pub struct ShareArgs {
-    /// Files
+    /// Files, folders with all that is in them, and symbolic links (as such)
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// How the DAG is built.
@@ -313,6 +391,13 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{text:?} is not a time; write for example 90, 90s, 15m or 2h"))
 }
 
+/// Permissions as `chmod` takes them.
+fn octal(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let mode = u32::from_str_radix(digits, 8).ok().filter(|mode| *mode <= 0o7777 && !digits.starts_with('+'));
+    mode.ok_or_else(|| format!("{text:?} is no mode; write for example 0644"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -358,6 +443,9 @@ mod tests {
             "add",
             "add --cid-version 2 f",
             "add --profile mine f",
+            "add --mode 888 f",
+            "add --mode 644 --preserve-mode f",
+            "add --mtime-nsecs 5 f",
             "init --public --new-swarm-key",
             "init --swarm-key f --public",
             "daemon --listen nonsense",
@@ -380,6 +468,9 @@ mod tests {
             "key gen",
             "daemon --listen /ip4/127.0.0.1/tcp/0 --listen /ip6/::1/tcp/0",
             "add a b --chunker size-1024 --profile unixfs-v0-2015 --only-hash",
+            "add -r -w -H -n d --ignore *.tmp --ignore !keep.tmp --ignore-rules-path .gitignore",
+            "add d --trickle --inline --inline-limit 64 --hash blake3 --preserve-mode --preserve-mtime",
+            "add d --max-directory-links 0 --max-hamt-fanout 128 --mode 0644 --mtime -1 --mtime-nsecs 5",
             "get c -o p --peer /ip4/127.0.0.1/tcp/1/p2p/12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp --detach",
             "get c --timeout 15m --into-existing",
             "share a",

@@ -139,7 +139,7 @@ impl<'a> Commands<'a> {
     }
 
     async fn add(&mut self, args: AddArgs) -> Result<(), Failure> {
-        let options = args.options.options(args.only_hash);
+        let options = args.options.options(args.only_hash)?;
         let request = Request::Add(AddRequest { paths: absolute_all(&args.paths)?, options });
         self.ask(Need::Offline, request).await
     }
@@ -173,7 +173,7 @@ impl<'a> Commands<'a> {
 
     async fn share(&mut self, args: ShareArgs) -> Result<(), Failure> {
         let paths = absolute_all(&args.paths)?;
-        let request = Request::Add(AddRequest { paths, options: args.options.options(false) });
+        let request = Request::Add(AddRequest { paths, options: args.options.options(false)? });
         let link = self.link(Need::Online { listen: args.listen, any_port: false }).await?;
         let mut result = self.offer(&link, request).await;
         if result.is_ok() {
@@ -371,16 +371,20 @@ impl<'a> Commands<'a> {
     /// Prints an event, or draws it when it is progress.
     fn show(&mut self, event: Event) -> Result<(), Failure> {
         let line = match &event {
-            Event::Progress { path, done, total } => {
-                self.output.bytes(Instant::now(), path, *done, *total);
+            Event::Progress { path, done, total, files } => {
+                self.output.bytes(Instant::now(), path, *done, *total, *files);
                 return Ok(());
             }
+            Event::Added { cid, path, .. } if path.0.as_os_str().is_empty() => cid.clone(),
             Event::Added { cid, path, .. } => format!("{cid} {path}"),
             Event::Job(job) => job_line(job),
             Event::File { cid, path, .. } => format!("{cid} {path}"),
             Event::Root(root) => root_line(root),
             Event::Removed { cid, path } => format!("forgot {cid} {path}"),
-            Event::Bad { offset, length } => format!("differs: bytes {offset} to {}", offset.saturating_add(*length)),
+            Event::Bad { path, offset, length } => {
+                let path = path.as_ref().map(|path| format!(" of {path}")).unwrap_or_default();
+                format!("differs: bytes {offset} to {}{path}", offset.saturating_add(*length))
+            }
             Event::Verified { cid, path, bytes, bad_bytes } => {
                 let verdict = if *bad_bytes == 0 { "ok".to_owned() } else { format!("{bad_bytes} bytes differ") };
                 format!("{cid} {path}: {verdict}, {} checked", text::bytes(*bytes))
@@ -477,19 +481,23 @@ fn job_line(job: &JobStatus) -> String {
 fn root_line(root: &RootInfo) -> String {
     let state = if root.complete { "complete".to_owned() } else { text::percent(root.present_bytes, root.size) };
     let problem = root.problem.as_ref().map(|problem| format!("  ({problem})")).unwrap_or_default();
-    format!("{}  {:>10}  {state:>8}  {}{problem}", root.cid, text::bytes(root.size), root.path)
+    let files = root.files.map(|files| format!("  ({})", text::count(files, counted(root)))).unwrap_or_default();
+    format!("{}  {:>10}  {state:>8}  {}{files}{problem}", root.cid, text::bytes(root.size), root.path)
+}
+
+/// What a collection is of.
+fn counted(root: &RootInfo) -> &'static str {
+    if root.path.0.as_os_str().is_empty() { "part" } else { "file" }
 }
 
 fn root_details(root: &RootInfo) -> String {
     let present = text::percent(root.present_bytes, root.size);
     let mut lines = format!("cid      {}\npath     {}\n", root.cid, text::printable(&root.path.to_string()));
-    let _ = write!(
-        lines,
-        "size     {} bytes ({})\npresent  {present}\nleaves   {}",
-        root.size,
-        text::bytes(root.size),
-        root.leaves
-    );
+    let _ = write!(lines, "size     {} bytes ({})\npresent  {present}\n", root.size, text::bytes(root.size),);
+    let _ = match root.files {
+        None => write!(lines, "leaves   {}", root.leaves),
+        Some(files) => write!(lines, "files    {files}"),
+    };
     if let Some(problem) = &root.problem {
         let _ = write!(lines, "\nproblem  {}", text::printable(problem));
     }

@@ -87,9 +87,9 @@ impl Output {
     }
 
     /// An import or a verification goes on.
-    pub fn bytes(&mut self, now: Instant, path: &WirePath, done: u64, total: u64) {
+    pub fn bytes(&mut self, now: Instant, path: &WirePath, done: u64, total: u64, files: Option<u64>) {
         let name = path.0.file_name().unwrap_or_default().to_string_lossy();
-        let shown = self.progress.bytes(now, &name, done, total);
+        let shown = self.progress.bytes(now, &name, done, total, files);
         self.draw(shown);
     }
 

@@ -62,14 +62,26 @@ impl Progress {
     }
 
     /// An import or a verification has come so far; gives what to write, if it is time.
-    pub(crate) fn bytes(&mut self, now: Instant, name: &str, done: u64, total: u64) -> Option<String> {
+    pub(crate) fn bytes(
+        &mut self,
+        now: Instant,
+        name: &str,
+        done: u64,
+        total: u64,
+        files: Option<u64>,
+    ) -> Option<String> {
         if self.file != name {
             name.clone_into(&mut self.file);
             self.samples.clear();
         }
         let rate = self.sample(now, done);
-        let mut line = format!("{} of {}  {}", text::bytes(done), text::bytes(total), text::percent(done, total));
-        if rate > 0.0 {
+        let mut line = match files {
+            Some(files) => format!("{}  {}", text::count(files, "file"), text::bytes(done)),
+            None => format!("{} of {}  {}", text::bytes(done), text::bytes(total), text::percent(done, total)),
+        };
+        if rate > 0.0 && files.is_some() {
+            line += &format!("  {}", text::rate(rate));
+        } else if rate > 0.0 {
             line += &format!("  {}  ETA {}", text::rate(rate), text::time(seconds_left(total - done.min(total), rate)));
         }
         line += &format!("  {}", text::printable(name));
@@ -249,7 +261,7 @@ pub(super) mod tests {
     #[test]
     fn a_long_line_is_cut_before_it_wraps() {
         let mut progress = Progress::new(Style::Terminal);
-        let drawn = progress.bytes(Instant::now(), &"x".repeat(300), 1, 2).unwrap();
+        let drawn = progress.bytes(Instant::now(), &"x".repeat(300), 1, 2, None).unwrap();
         assert_eq!(drawn.trim_start_matches(CLEAR).chars().count(), COLUMNS);
     }
 
@@ -292,9 +304,15 @@ pub(super) mod tests {
         let mut progress = Progress::new(Style::Pipe);
         let start = Instant::now();
         for second in 0..20_u32 {
-            progress.bytes(start + Duration::from_secs(second.into()), "f", u64::from(second) * 2_000_000, 100_000_000);
+            progress.bytes(
+                start + Duration::from_secs(second.into()),
+                "f",
+                u64::from(second) * 2_000_000,
+                100_000_000,
+                None,
+            );
         }
-        let line = progress.bytes(start + Duration::from_secs(20), "f", 40_000_000, 100_000_000).unwrap();
+        let line = progress.bytes(start + Duration::from_secs(20), "f", 40_000_000, 100_000_000, None).unwrap();
         assert_eq!(line, "38.1 MiB of 95.4 MiB  40.0 %  2.0 MB/s  ETA 30 s  f\n");
         assert!(progress.samples.len() < 30);
     }

@@ -191,7 +191,7 @@ async fn init_makes_each_kind_of_repo_and_tells_no_secret() {
 #[tokio::test]
 async fn add_resolves_paths_and_prints_cid_and_path() {
     let machine = Machine::with_repo(|_| {
-        let progress = Event::Progress { path: WirePath("/x/f".into()), done: 1, total: 5 };
+        let progress = Event::Progress { path: WirePath("/x/f".into()), done: 1, total: 5, files: None };
         answer([Ok(progress), Ok(added(Path::new("/x/f")))])
     })
     .await;
@@ -328,7 +328,7 @@ async fn share_prints_the_line_for_the_other_machine_and_serves_until_it_is_stop
 async fn verify_fails_when_bytes_differ() {
     let machine = Machine::with_repo(|_| {
         let verified = Event::Verified { cid: CID.into(), path: WirePath("/f".into()), bytes: 10, bad_bytes: 4 };
-        answer([Ok(Event::Bad { offset: 2, length: 4 }), Ok(verified)])
+        answer([Ok(Event::Bad { path: None, offset: 2, length: 4 }), Ok(verified)])
     })
     .await;
     let ended = machine.run(&format!("verify {CID}")).await;
@@ -343,6 +343,7 @@ async fn lists_are_lines_for_people_and_objects_for_programs() {
         path: WirePath("/f\u{1b}[2J".into()),
         size: 1 << 20,
         present_bytes: 1 << 19,
+        files: None,
         leaves: 2,
         complete: false,
         problem: Some("shortened".into()),

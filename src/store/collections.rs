@@ -24,6 +24,8 @@ use crate::block::{Block, Cid};
 
 /// Things that one transaction removes at most.
 const REMOVALS_PER_COMMIT: usize = 16_384;
+/// References after which the pages of the table that were touched may go.
+const REFS_PER_RELEASE: usize = 2048;
 /// Things that are looked at in one read transaction: a long one keeps freed pages from being used again.
 const SCAN_MAX: usize = 1 << 20;
 
@@ -66,7 +68,7 @@ impl Store {
                 enter(txn, tables, id, file, &mut refs)?;
             }
             tables.meta.put(txn, META_NEXT_FILE, &last.to_be_bytes())?;
-            put_refs(txn, tables, refs)?;
+            put_refs(txn, tables, refs, &|| self.inner.index.release_pages())?;
             for block in nodes {
                 tables.nodes.put(txn, &tables::multihash_key(block.cid().hash()), block.bytes())?;
             }
@@ -131,11 +133,26 @@ impl Store {
     /// # Errors
     /// What the index says.
     pub fn members(&self, id: CollectionId, each: &mut dyn FnMut(FileRecord) -> bool) -> Result<(), StoreError> {
-        let mut from = Some(0_u32);
+        self.members_after(id, None, each)
+    }
+
+    /// As [`Store::members`], of the files whose number is greater. `each` runs within a transaction and must not ask
+    /// the store for anything: whoever has more to do notes some files, ends, and goes on after the last.
+    ///
+    /// # Errors
+    /// What the index says.
+    pub fn members_after(
+        &self,
+        id: CollectionId,
+        after: Option<FileId>,
+        each: &mut dyn FnMut(FileRecord) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut from = after.map_or(Some(0), |file| file.0.checked_add(1));
         while let Some(start) = from {
             from = self.inner.index.read(|txn, tables| {
                 for (seen, entry) in tables.files.range(txn, &files_from(&tables::file_key(FileId(start))))?.enumerate()
                 {
+                    self.inner.index.release_scanned(seen);
                     let (key, value) = entry?;
                     let file = tables::file_of_key(key)?;
                     if seen >= SCAN_MAX {
@@ -249,11 +266,20 @@ fn enter(
 }
 
 /// Writes references of files that have none yet, in the order of their keys; of several for one block in one file the
-/// first is kept.
-fn put_refs(txn: &mut heed::RwTxn<'_>, tables: &Tables, mut refs: Vec<Ref>) -> Result<(), StoreError> {
+/// first is kept. Looking for the places of a lot touches much of a large table, stretch by stretch: `release` is called
+/// after each.
+fn put_refs(
+    txn: &mut heed::RwTxn<'_>,
+    tables: &Tables,
+    mut refs: Vec<Ref>,
+    release: &dyn Fn(),
+) -> Result<(), StoreError> {
     refs.sort_unstable_by(|(a, at), (b, bt)| (a, at.file, at.offset).cmp(&(b, bt.file, bt.offset)));
     refs.dedup_by(|later, first| later.0 == first.0 && later.1.file == first.1.file);
-    for (key, place) in refs {
+    for (written, (key, place)) in (1..).zip(refs) {
+        if written % REFS_PER_RELEASE == 0 {
+            release();
+        }
         let (value, inline) = tables::ref_value(&place);
         tables.refs.put(txn, &key, &value)?;
         if !inline {
@@ -286,6 +312,7 @@ fn remove(index: &Index, id: CollectionId) -> Result<HashSet<FileId>, StoreError
             }
             Ok(())
         })?;
+        index.release_pages();
     }
     index.write(|txn, tables| Ok(tables.collections.delete(txn, &tables::collection_key(id))?))?;
     index.release_pages();
@@ -296,7 +323,8 @@ fn files_of(index: &Index, id: CollectionId) -> Result<HashSet<FileId>, StoreErr
     let mut files = HashSet::new();
     let is_member = |member: Option<Member>| member.is_some_and(|member| member.collection == id);
     index.read(|txn, tables| {
-        for entry in tables.files.iter(txn)? {
+        for (seen, entry) in tables.files.iter(txn)?.enumerate() {
+            index.release_scanned(seen);
             let (key, value) = entry?;
             if is_member(Stored::decode(value)?.member) {
                 files.insert(tables::file_of_key(key)?);
@@ -316,6 +344,7 @@ fn remove_refs(index: &Index, files: &HashSet<FileId>) -> Result<(), StoreError>
             let range =
                 (if start.is_empty() { Bound::Unbounded } else { Bound::Included(&start[..]) }, Bound::Unbounded);
             for (seen, entry) in tables.refs.range(txn, &range)?.enumerate() {
+                index.release_scanned(seen);
                 let (key, value) = entry?;
                 // Between two keys, never between the duplicates of one.
                 if (found.len() >= REMOVALS_PER_COMMIT || seen >= SCAN_MAX) && key != start {
@@ -336,6 +365,7 @@ fn remove_refs(index: &Index, files: &HashSet<FileId>) -> Result<(), StoreError>
                 Ok(())
             })?;
         }
+        index.release_pages();
         from = next;
     }
     Ok(())

@@ -52,12 +52,13 @@ use serve::Handles;
 pub use error::{StoreError, WriteError};
 pub use existing::{free_bytes, resident_bytes};
 pub use file::part::{Preflight, part_path, preflight};
+pub use file::small::{SmallFile, hidden, name_bytes, path_attributes, target_bytes};
 pub use file::source::SourceFile;
 pub use file::writer::Writer;
 pub use types::{
-    Activation, Affixes, CollectionId, CollectionRecord, CollectionState, CompleteFile, EXTENT_LEAVES, FileId,
-    FileIdentity, FileRecord, FileState, LeafAt, LeafPlace, Member, NewCollection, NewFile, Options, Preallocate,
-    ReaderKind, Restore, RootRecord, Stamp, WholeFile,
+    Activation, Affixes, Attributes, CollectionId, CollectionRecord, CollectionState, CompleteFile, EXTENT_LEAVES,
+    FileId, FileIdentity, FileRecord, FileState, LeafAt, LeafPlace, Member, NewCollection, NewFile, Options,
+    Preallocate, ReaderKind, Restore, RootRecord, Stamp, WholeFile,
 };
 
 /// Bytes of nodes that one transaction takes at most, so that its pages stay few.

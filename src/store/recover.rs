@@ -31,7 +31,8 @@ pub(super) fn recover(index: &Index) -> Result<BTreeMap<FileId, Arc<Live>>, Stor
     super::collections::recover(index)?;
     let found = index.read(|txn, tables| {
         let mut files = Vec::new();
-        for entry in tables.files.iter(txn)? {
+        for (seen, entry) in tables.files.iter(txn)?.enumerate() {
+            index.release_scanned(seen);
             let (key, value) = entry?;
             if !Stored::is_complete(value) {
                 files.push((tables::file_of_key(key)?, Stored::decode(value)?));

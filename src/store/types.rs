@@ -176,6 +176,17 @@ pub struct Stamp {
     pub mtime_ns: i64,
 }
 
+/// What a file's owner says of it, which a DAG may keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    /// Permissions: twelve bits.
+    pub mode: u32,
+    /// When it was last written, in whole seconds since 1970.
+    pub mtime_seconds: i64,
+    /// Nanoseconds into that second.
+    pub mtime_nanos: u32,
+}
+
 /// A file to be known to the index.
 #[derive(Debug, Clone)]
 pub struct NewFile {

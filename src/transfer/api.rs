@@ -16,7 +16,8 @@ pub struct WirePath(pub PathBuf);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "kebab-case")]
 pub enum Request {
-    /// Import files in place; answers [`Event::Progress`] and one [`Event::Added`] per path.
+    /// Import files and folders in place; answers [`Event::Progress`] and one [`Event::Added`] per path, then one for
+    /// the directory around them if there is to be one.
     Add(AddRequest),
     /// Pull a file; answers [`Event::Job`] until it ends (or once, when detached).
     Get(GetRequest),
@@ -78,7 +79,7 @@ pub enum Request {
 /// What to import and how.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AddRequest {
-    /// Absolute paths of regular files.
+    /// Absolute paths of files, folders and symbolic links.
     pub paths: Vec<WirePath>,
     /// Import options; what is `None` comes from the profile.
     #[serde(default)]
@@ -95,10 +96,38 @@ pub struct AddOptions {
     pub cid_version: Option<u8>,
     /// Raw leaves instead of dag-pb ones.
     pub raw_leaves: Option<bool>,
-    /// `size-N`, N in bytes.
+    /// `size-N`, N in bytes, `rabin`, `rabin-AVG`, `rabin-MIN-AVG-MAX` or `buzhash`.
     pub chunker: Option<String>,
-    /// Most links in an inner node.
+    /// Most links in an inner node of a file.
     pub max_file_links: Option<usize>,
+    /// Most links in a directory before it is sharded; 0 leaves it to the size.
+    pub max_directory_links: Option<usize>,
+    /// Most links in a node of a sharded directory: a power of two.
+    pub max_hamt_fanout: Option<usize>,
+    /// Trickle trees instead of balanced ones.
+    pub trickle: bool,
+    /// Small blocks go into their CIDs.
+    pub inline: bool,
+    /// The largest block that `inline` inlines, in bytes.
+    pub inline_limit: Option<usize>,
+    /// The hash, by its name in the multicodec table.
+    pub hash: Option<String>,
+    /// One directory around all paths.
+    pub wrap_with_directory: bool,
+    /// Hidden files in folders, too.
+    pub hidden: bool,
+    /// What to leave out of folders: rules in the language of `.gitignore`.
+    pub ignore: Vec<String>,
+    /// Keep permissions in the DAG.
+    pub preserve_mode: bool,
+    /// Keep the times of change in the DAG.
+    pub preserve_mtime: bool,
+    /// These permissions for everything.
+    pub mode: Option<u32>,
+    /// This time of change for everything, in seconds since 1970.
+    pub mtime: Option<i64>,
+    /// Nanoseconds into the second of `mtime`.
+    pub mtime_nsecs: Option<u32>,
     /// Compute the CID and keep nothing.
     pub only_hash: bool,
 }
@@ -139,20 +168,23 @@ pub struct GetRequest {
 pub enum Event {
     /// Bytes done of an add or a verify.
     Progress {
-        /// The file.
+        /// The file or folder.
         path: WirePath,
         /// Bytes done.
         done: u64,
-        /// Bytes in all.
+        /// Bytes in all, 0 while that is not known.
         total: u64,
+        /// Files done, of a folder.
+        #[serde(default)]
+        files: Option<u64>,
     },
-    /// A file has been imported.
+    /// A file, a folder or a symbolic link has been imported.
     Added {
         /// Root CID text.
         cid: String,
-        /// The file.
+        /// What was named; empty for the directory around several paths.
         path: WirePath,
-        /// Bytes of the file.
+        /// Bytes of the file, or of all files in the folder.
         size: u64,
     },
     /// State of a pull.
@@ -175,8 +207,11 @@ pub enum Event {
         /// The file, which is still there unless it was a `.part` that was to be deleted.
         path: WirePath,
     },
-    /// A range of a verified file that does not hash to what it should.
+    /// A range of a verified file that does not hash to what it should; all of it, when it cannot be read.
     Bad {
+        /// The file, where it is one of several.
+        #[serde(default)]
+        path: Option<WirePath>,
         /// First byte.
         offset: u64,
         /// Bytes.
@@ -302,15 +337,18 @@ pub struct SourceInfo {
 pub struct RootInfo {
     /// CID text.
     pub cid: String,
-    /// The file.
+    /// The file or folder; empty for a DAG of blocks that lie in the index.
     pub path: WirePath,
-    /// Bytes of the file.
+    /// Bytes of the file, of the folder's files, or of the blocks.
     pub size: u64,
     /// Bytes that are in place and served.
     pub present_bytes: u64,
-    /// Leaves.
+    /// Leaves of a file, 0 for a folder.
     pub leaves: u64,
-    /// Whether the file is complete.
+    /// Files of a folder, blocks of a DAG without a place. `None` for a file.
+    #[serde(default)]
+    pub files: Option<u64>,
+    /// Whether all of it is there.
     pub complete: bool,
     /// Set when the file was found changed, shortened or gone.
     pub problem: Option<String>,

@@ -27,10 +27,6 @@ pub fn from_store(error: &StoreError) -> Failure {
         StoreError::UnknownFile(_) | StoreError::Busy(_) | StoreError::Index(_) => "index",
     };
     match error {
-        StoreError::NotAFile(path) if path.is_dir() => Failure::new(
-            code,
-            format!("{} is a directory; directories cannot be added yet, name its files", path.display()),
-        ),
         StoreError::Io { path, source } if source.kind() == ErrorKind::NotFound => {
             Failure::new(code, format!("{} does not exist", path.display()))
         }

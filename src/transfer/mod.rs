@@ -18,6 +18,7 @@ pub mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::{BoxStream, poll_fn};
@@ -26,15 +27,19 @@ use tokio::sync::mpsc;
 use crate::node;
 use crate::store::Store;
 
-use api::{AddRequest, Event, GetRequest, PeerInfo, Request, WirePath};
+use api::{AddOptions, AddRequest, Event, GetRequest, PeerInfo, Request, WirePath};
 use failure::Failure;
 use jobs::Jobs;
+use provide::{Done, Import, Imported};
 
 /// What a node says to one request. Dropping it ends an import, and leaves a pull to itself.
 pub type EventStream = BoxStream<'static, Result<Event, Failure>>;
 
 /// Events that may wait for a slow reader before the work behind them waits too.
 const EVENTS_BUFFERED: usize = 64;
+
+/// Between two words on how far an import has come.
+const PROGRESS_EVERY: Duration = Duration::from_millis(50);
 
 /// What an engine is made of.
 #[derive(Debug)]
@@ -196,22 +201,27 @@ impl Engine {
     }
 
     async fn add(&self, request: AddRequest, events: &Events) -> Result<(), Failure> {
-        let profile = roots::profile(&request.options)?;
-        for WirePath(path) in request.paths {
-            let (profile, only_hash, shown) = (profile, request.options.only_hash, path.clone());
-            let progress = events.clone();
+        let import = Arc::new(Import::new(&request.options)?);
+        let AddOptions { wrap_with_directory, only_hash, .. } = request.options;
+        let paths: Vec<PathBuf> = request.paths.into_iter().map(|path| path.0).collect();
+        let steps = if wrap_with_directory { vec![paths] } else { paths.into_iter().map(|path| vec![path]).collect() };
+        for paths in steps {
+            let (import, progress) = (Arc::clone(&import), events.clone());
             let imported = self
                 .blocking(move |engine| {
                     let store = (!only_hash).then_some(&engine.0.store);
-                    provide::import(store, &path, &profile, &mut |done, total| {
-                        progress.hint(Event::Progress { path: WirePath(path.clone()), done, total });
-                    })
+                    let mut watch = progress.of_import(paths.first().cloned().unwrap_or_default());
+                    if wrap_with_directory {
+                        return provide::import_wrapped(store, &paths, &import, &mut watch);
+                    }
+                    paths.iter().map(|path| provide::import(store, path, &import, &mut watch)).collect()
                 })
                 .await?;
-            let added = Event::Added { cid: imported.cid.to_string(), path: WirePath(shown), size: imported.size };
-            events.say(added).await;
-            if let Some(node) = &self.0.node {
-                node.arrived(vec![imported.cid]);
+            for Imported { path, cid, size } in imported {
+                events.say(Event::Added { cid: cid.to_string(), path: WirePath(path), size }).await;
+                if let Some(node) = &self.0.node {
+                    node.arrived(vec![cid]);
+                }
             }
         }
         Ok(())
@@ -282,14 +292,10 @@ impl Engine {
         let hints = events.clone();
         let verified = self
             .blocking(move |engine| {
-                roots::verify(
-                    &engine.0.store,
-                    &cid,
-                    &mut |offset, length| hints.hint_blocking(Event::Bad { offset, length }),
-                    &mut |path, done, total| {
-                        hints.hint(Event::Progress { path: WirePath(path.to_owned()), done, total });
-                    },
-                )
+                roots::verify(&engine.0.store, &cid, &mut |bad| hints.hint_blocking(bad), &mut |path, done, total| {
+                    hints.hint(Event::Progress { path: WirePath(path.to_owned()), done, total, files: None });
+                    !hints.0.is_closed()
+                })
             })
             .await?;
         for event in verified {
@@ -326,6 +332,19 @@ impl Events {
     async fn fail(&self, failure: Failure) {
         // Nobody listening any more is not an error of ours.
         let _ = self.0.send(Err(failure)).await;
+    }
+
+    /// Tells how far an import has come, now and then; the import ends when nobody listens any more.
+    fn of_import(&self, path: PathBuf) -> impl FnMut(Done) -> bool + use<'_> {
+        let mut told = Instant::now();
+        move |Done { bytes: done, total, files }| {
+            if told.elapsed() >= PROGRESS_EVERY {
+                told = Instant::now();
+                let files = total.is_none().then_some(files);
+                self.hint(Event::Progress { path: WirePath(path.clone()), done, total: total.unwrap_or(0), files });
+            }
+            !self.0.is_closed()
+        }
     }
 
     /// Says it if there is room: progress that nobody reads may be dropped.

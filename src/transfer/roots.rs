@@ -1,123 +1,231 @@
-//! What the index knows of files, in the words of the edges: listing, detail, forgetting, verifying, and the import
-//! options that name a profile.
+//! What the index knows of roots, in the words of the edges: listing, detail, forgetting, verifying. A root is a file, or
+//! a collection of files or blocks.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::block::parse_cid;
-use crate::dag::builder::{Profile, Version, WIDTH_MAX};
-use crate::dag::chunker::Chunker;
-use crate::store::{FileRecord, FileState, Store};
+use crate::store::{CollectionRecord, CollectionState, FileId, FileRecord, FileState, Store};
 
-use super::api::{AddOptions, Event, RootInfo, WirePath};
+use super::api::{Event, RootInfo, WirePath};
 use super::failure::{Failure, from_store};
 use super::plan::Tree;
-use super::verify::verify as verify_file;
+use super::verify::{Verdict, verify as verify_file};
 
-/// All files, oldest first.
+/// Files of a collection that are noted at once.
+const MEMBERS_AT_ONCE: usize = 1024;
+
+/// All roots: files, then collections, each oldest first.
 pub(super) fn list(store: &Store) -> Result<Vec<RootInfo>, Failure> {
-    Ok(store.single_files().map_err(|e| from_store(&e))?.iter().filter(|file| is_shown(file)).map(info).collect())
+    every(store)?.iter().map(|root| root.info(store)).collect()
 }
 
-/// Every file under one root.
+/// Everything under one root.
 pub(super) fn stat(store: &Store, cid: &str) -> Result<Vec<RootInfo>, Failure> {
-    Ok(under(store, cid)?.iter().map(info).collect())
+    under(store, cid)?.iter().map(|root| root.info(store)).collect()
 }
 
 /// Forgets a root; what was removed.
 pub(super) fn remove(store: &Store, cid: &str, delete_partial: bool) -> Result<Vec<(String, PathBuf)>, Failure> {
-    let files = under(store, cid)?;
     let mut removed = Vec::new();
-    for file in files {
-        store.forget_file(file.id).map_err(|e| from_store(&e))?;
-        // A `.part` is ours; the same bytes under the user's own name never are.
-        let deletable = !matches!(file.state, FileState::Complete) && file.path != file.final_path;
-        if delete_partial && deletable {
-            match std::fs::remove_file(&file.path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Failure::new(
-                        "delete-failed",
-                        format!("{} could not be deleted: {error}", file.path.display()),
-                    ));
+    for root in under(store, cid)? {
+        let mut parts = Vec::new();
+        let (text, path) = match root {
+            Root::File(file) => {
+                parts.extend(part_of(&file));
+                store.forget_file(file.id).map_err(|e| from_store(&e))?;
+                (root_text(&file), file.path)
+            }
+            Root::Collection(collection) => {
+                if collection.state == CollectionState::Partial {
+                    let mut note = |file| {
+                        parts.extend(part_of(&file));
+                        true
+                    };
+                    store.members(collection.id, &mut note).map_err(|e| from_store(&e))?;
+                }
+                store.forget_collection(collection.id).map_err(|e| from_store(&e))?;
+                (collection_text(&collection), collection.path.unwrap_or_default())
+            }
+        };
+        for part in parts.iter().filter(|_| delete_partial) {
+            match std::fs::remove_file(part) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    let message = format!("{} could not be deleted: {error}", part.display());
+                    return Err(Failure::new("delete-failed", message));
                 }
                 _ => {}
             }
         }
-        removed.push((root_text(&file), file.path));
+        removed.push((text, path));
     }
     Ok(removed)
 }
 
-/// Re-hashes every complete file under a root.
+/// Re-hashes every complete file under a root. `bad` gets an [`Event::Bad`] for each range that differs; `progress`, told
+/// bytes done and in all, ends it with false.
 pub(super) fn verify(
     store: &Store,
     cid: &str,
-    bad: &mut dyn FnMut(u64, u64),
-    progress: &mut dyn FnMut(&Path, u64, u64),
+    bad: &mut dyn FnMut(Event),
+    progress: &mut dyn FnMut(&Path, u64, u64) -> bool,
 ) -> Result<Vec<Event>, Failure> {
     let mut verified = Vec::new();
-    for file in under(store, cid)? {
-        if matches!(file.state, FileState::Partial) {
-            return Err(Failure::new(
-                "not-complete",
-                format!("{cid} is not complete yet; `bitshoal jobs` shows its pull"),
-            ));
-        }
-        let tree = Tree::of(store, &file)?;
-        let verdict = verify_file(store, &tree, &file.path, bad, &mut |done, total| progress(&file.path, done, total))?;
-        verified.push(Event::Verified {
-            cid: root_text(&file),
-            path: WirePath(file.path),
-            bytes: verdict.bytes,
-            bad_bytes: verdict.bad_bytes,
-        });
+    for root in under(store, cid)? {
+        let incomplete =
+            || Failure::new("not-complete", format!("{cid} is not complete yet; `bitshoal jobs` shows its pull"));
+        let (text, path, verdict) = match root {
+            Root::File(file) => {
+                if matches!(file.state, FileState::Partial) {
+                    return Err(incomplete());
+                }
+                let tree = Tree::of(store, &file)?;
+                let mut bad = |offset, length| bad(Event::Bad { path: None, offset, length });
+                let mut progress = |done, total| {
+                    progress(&file.path, done, total);
+                };
+                let verdict = verify_file(store, &tree, &file.path, &mut bad, &mut progress)?;
+                (root_text(&file), file.path, verdict)
+            }
+            Root::Collection(collection) => {
+                if collection.state == CollectionState::Partial {
+                    return Err(incomplete());
+                }
+                let verdict = verify_collection(store, &collection, bad, progress)?;
+                (collection_text(&collection), collection.path.unwrap_or_default(), verdict)
+            }
+        };
+        let Verdict { bytes, bad_bytes } = verdict;
+        verified.push(Event::Verified { cid: text, path: WirePath(path), bytes, bad_bytes });
     }
     Ok(verified)
 }
 
-/// The import profile that options name, under the rules of `ipfs add`.
-pub(super) fn profile(options: &AddOptions) -> Result<Profile, Failure> {
-    let bad = |what: String| Failure::new("bad-option", what);
-    let version = match options.cid_version {
-        None => None,
-        Some(0) => Some(Version::V0),
-        Some(1) => Some(Version::V1),
-        Some(other) => return Err(bad(format!("--cid-version {other}: CID versions are 0 and 1"))),
-    };
-    let mut profile = match (options.profile.as_deref(), version) {
-        (Some(name), _) => Profile::named(name)
-            .ok_or_else(|| bad(format!("--profile {name}: profiles are unixfs-v1-2025 and unixfs-v0-2015")))?,
-        (None, None) => Profile::V1_2025,
-        (None, Some(version)) => Profile::kubo_defaults(version),
-    };
-    if let Some(version) = version {
-        profile.cid_version = version;
-        if options.raw_leaves.is_none() && options.profile.is_some() {
-            profile.raw_leaves = version == Version::V1;
+/// Re-hashes every file of a collection. One that cannot be read is bad as a whole.
+fn verify_collection(
+    store: &Store,
+    collection: &CollectionRecord,
+    bad: &mut dyn FnMut(Event),
+    progress: &mut dyn FnMut(&Path, u64, u64) -> bool,
+) -> Result<Verdict, Failure> {
+    let shown = collection.path.clone().unwrap_or_default();
+    let mut sum = Verdict::default();
+    let mut after = None;
+    loop {
+        let files = some_members(store, collection, after)?;
+        let Some(last) = files.last() else { return Ok(sum) };
+        after = Some(last.id);
+        for file in files {
+            let path = Some(WirePath(file.path.clone()));
+            let verdict = Tree::of(store, &file).and_then(|tree| {
+                let mut bad = |offset, length| bad(Event::Bad { path: path.clone(), offset, length });
+                let mut tell = |done, _| {
+                    progress(&shown, sum.bytes + done, collection.size);
+                };
+                verify_file(store, &tree, &file.path, &mut bad, &mut tell)
+            });
+            let verdict = match verdict {
+                Err(failure) if matches!(failure.code.as_str(), "not-found" | "permission" | "not-a-file" | "io") => {
+                    bad(Event::Bad { path, offset: 0, length: file.len });
+                    Verdict { bytes: file.len, bad_bytes: file.len }
+                }
+                other => other?,
+            };
+            sum.bytes += verdict.bytes;
+            sum.bad_bytes += verdict.bad_bytes;
+            if !progress(&shown, sum.bytes, collection.size) {
+                return Err(Failure::new("cancelled", "the verification was given up"));
+            }
         }
     }
-    if let Some(raw) = options.raw_leaves {
-        profile.raw_leaves = raw;
-    }
-    if let Some(chunker) = &options.chunker {
-        profile.chunk = Chunker::parse(chunker).map_err(|e| bad(format!("--chunker {chunker}: {e}")))?.bytes();
-    }
-    if let Some(width) = options.max_file_links {
-        if !(2..=WIDTH_MAX).contains(&width) {
-            return Err(bad(format!("--max-file-links {width}: from 2 to {WIDTH_MAX}")));
-        }
-        profile.width = width;
-    }
-    Ok(profile)
 }
 
-fn under(store: &Store, cid: &str) -> Result<Vec<FileRecord>, Failure> {
+/// Some files of a collection, in the order of their numbers.
+fn some_members(
+    store: &Store,
+    collection: &CollectionRecord,
+    after: Option<FileId>,
+) -> Result<Vec<FileRecord>, Failure> {
+    let mut files = Vec::new();
+    let mut note = |file| {
+        files.push(file);
+        files.len() < MEMBERS_AT_ONCE
+    };
+    store.members_after(collection.id, after, &mut note).map_err(|e| from_store(&e))?;
+    Ok(files)
+}
+
+/// A root of the index.
+#[derive(Debug)]
+enum Root {
+    File(FileRecord),
+    Collection(CollectionRecord),
+}
+
+impl Root {
+    fn info(&self, store: &Store) -> Result<RootInfo, Failure> {
+        match self {
+            Self::File(file) => Ok(info(file)),
+            Self::Collection(collection) => collection_info(store, collection),
+        }
+    }
+}
+
+fn every(store: &Store) -> Result<Vec<Root>, Failure> {
+    let files = store.single_files().map_err(|e| from_store(&e))?.into_iter().filter(is_shown);
+    let collections = store.collections().map_err(|e| from_store(&e))?.into_iter();
+    let collections =
+        collections.filter(|found| matches!(found.state, CollectionState::Partial | CollectionState::Complete));
+    Ok(files.map(Root::File).chain(collections.map(Root::Collection)).collect())
+}
+
+fn under(store: &Store, cid: &str) -> Result<Vec<Root>, Failure> {
     let root = parse_cid(cid).map_err(|e| Failure::new("not-a-cid", e))?;
-    let mut files = store.single_files().map_err(|e| from_store(&e))?;
-    files.retain(|file| file.root.is_some_and(|cid| cid.hash() == root.hash()) && is_shown(file));
-    if files.is_empty() {
+    let mut roots = every(store)?;
+    roots.retain(|found| {
+        let found = match found {
+            Root::File(file) => file.root,
+            Root::Collection(collection) => collection.root,
+        };
+        found.is_some_and(|cid| cid.hash() == root.hash())
+    });
+    if roots.is_empty() {
         return Err(Failure::new("not-found", format!("{cid} is not in this repo; `bitshoal ls` lists what is")));
     }
-    Ok(files)
+    Ok(roots)
+}
+
+/// The unfinished file that is ours; the same bytes under the user's own name never are.
+fn part_of(file: &FileRecord) -> Option<PathBuf> {
+    let ours = !matches!(file.state, FileState::Complete) && file.path != file.final_path;
+    ours.then(|| file.path.clone())
+}
+
+fn collection_info(store: &Store, collection: &CollectionRecord) -> Result<RootInfo, Failure> {
+    let complete = collection.state == CollectionState::Complete;
+    let mut present = collection.size;
+    if !complete {
+        present = 0;
+        let mut add = |file: FileRecord| {
+            present += present_bytes(&file);
+            true
+        };
+        store.members(collection.id, &mut add).map_err(|e| from_store(&e))?;
+    }
+    Ok(RootInfo {
+        cid: collection_text(collection),
+        path: WirePath(collection.path.clone().unwrap_or_default()),
+        size: collection.size,
+        present_bytes: present,
+        leaves: 0,
+        files: Some(collection.files),
+        complete,
+        problem: None,
+    })
+}
+
+fn collection_text(collection: &CollectionRecord) -> String {
+    collection.root.map(|root| root.to_string()).unwrap_or_default()
 }
 
 fn is_shown(file: &FileRecord) -> bool {
@@ -133,6 +241,7 @@ fn info(file: &FileRecord) -> RootInfo {
         size: file.len,
         present_bytes: present_bytes(file),
         leaves: file.leaves,
+        files: None,
         complete,
         problem: broken.or_else(|| file.trouble.clone()),
     }

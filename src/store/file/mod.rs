@@ -9,5 +9,6 @@ pub(crate) mod part;
 pub(crate) mod platform;
 pub(crate) mod pool;
 pub(crate) mod reader;
+pub(crate) mod small;
 pub(crate) mod source;
 pub(crate) mod writer;

@@ -26,6 +26,8 @@ const READERS_MAX: u32 = 1024;
 /// Kept on the disk for the commit that has to succeed when the disk is full: enough for an epoch's bits, a file's state
 /// and a job's, with all their pages copied.
 const RESERVE_BYTES: u64 = 1 << 20;
+/// Entries of a scan after which the pages that it went through may leave this process's memory.
+const ENTRIES_PER_RELEASE: usize = 1 << 16;
 /// A map that is full becomes this many times larger.
 const GROWTH: usize = 2;
 /// LMDB cannot open an environment whose map is smaller than its first pages.
@@ -129,6 +131,13 @@ impl Index {
     /// Lets the pages that a large transaction left in this process's memory go.
     pub(crate) fn release_pages(&self) {
         platform::release_mapping(&self.data_path);
+    }
+
+    /// As [`Index::release_pages`], now and then in a long scan that has come to the entry of that number.
+    pub(crate) fn release_scanned(&self, seen: usize) {
+        if seen % ENTRIES_PER_RELEASE == ENTRIES_PER_RELEASE - 1 {
+            self.release_pages();
+        }
     }
 
     /// Bytes of the index on the disk that are in use.

@@ -9,14 +9,14 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, compiler_fence};
 
 use rustix::fs::{Advice, CWD, FallocateFlags, RenameFlags};
 
-use crate::store::{FileIdentity, Restore, Stamp};
+use crate::store::{Attributes, FileIdentity, Restore, Stamp};
 
 /// Address space that the index reserves: free on 64 bits, as only what is used takes memory or disk.
 pub(crate) const MAP_BYTES: usize = if usize::BITS >= 64 { 16 << 30 } else { 512 << 20 };
@@ -47,8 +47,65 @@ pub(crate) fn stamp_at(path: &Path) -> io::Result<Stamp> {
     std::fs::metadata(path).map(|m| stamp_of(&m))
 }
 
+/// Opens a file for reading, but follows no link and waits for nobody at the other end of a pipe.
+pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// What a file looks like, when it is an ordinary one, and what its owner says of it.
+pub(crate) fn stamp_and_attributes(file: &File) -> io::Result<Option<(Stamp, Attributes)>> {
+    let metadata = file.metadata()?;
+    Ok(metadata.is_file().then(|| (stamp_of(&metadata), attributes(&metadata))))
+}
+
+/// Permissions and time of change.
+pub(crate) fn attributes(metadata: &std::fs::Metadata) -> Attributes {
+    let mtime_nanos = u32::try_from(metadata.mtime_nsec()).unwrap_or(0);
+    Attributes { mode: metadata.mode() & 0o7777, mtime_seconds: metadata.mtime(), mtime_nanos }
+}
+
+/// Whether a name in a folder is to be kept out of sight.
+pub(crate) fn is_hidden(entry: &std::fs::DirEntry) -> bool {
+    entry.file_name().as_bytes().starts_with(b".")
+}
+
+/// A file's name as others have it in their directories. Here a name is any bytes.
+#[expect(clippy::unnecessary_wraps, reason = "its sibling can fail")]
+pub(crate) fn name_to_bytes(name: &OsStr) -> Option<&[u8]> {
+    Some(name.as_bytes())
+}
+
+/// What a symbolic link points to, as others have it.
+#[expect(clippy::unnecessary_wraps, reason = "its sibling can fail")]
+pub(crate) fn target_to_bytes(target: &Path) -> Option<Vec<u8>> {
+    Some(target.as_os_str().as_bytes().to_vec())
+}
+
 pub(crate) fn read_exact_at(file: &File, offset: u64, out: &mut [u8]) -> io::Result<()> {
     file.read_exact_at(out, offset)
+}
+
+/// Reads at `offset` what is in the page cache: how many bytes of `out` that was, 0 at the file's end. `None` when the
+/// system does not tell.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn read_cached(file: &File, offset: u64, out: &mut [u8]) -> io::Result<Option<usize>> {
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+    loop {
+        match preadv2(file, &mut [io::IoSliceMut::new(out)], offset, ReadWriteFlags::NOWAIT) {
+            Ok(bytes) => return Ok(Some(bytes)),
+            Err(Errno::AGAIN) => return Ok(Some(0)),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(None),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// As on Linux; other systems do not tell.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn read_cached(_file: &File, _offset: u64, _out: &mut [u8]) -> io::Result<Option<usize>> {
+    Ok(None)
 }
 
 pub(crate) fn write_all_at(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {

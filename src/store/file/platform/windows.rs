@@ -3,27 +3,27 @@
 //! There is no guard for mapped bytes here, so [`MMAP_GUARDED`] is false and files are read by positioned reads.
 #![allow(unsafe_code, reason = "sparse files, allocation and file identities have no safe interface")]
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::ops::Range;
 use std::os::windows::ffi::{OsStrExt, OsStringExt};
-use std::os::windows::fs::FileExt;
+use std::os::windows::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::os::windows::io::AsRawHandle;
 use std::path::{Path, PathBuf};
 use std::ptr::{null, null_mut};
 use std::sync::atomic::AtomicBool;
 
 use windows_sys::Win32::Storage::FileSystem::{
-    BY_HANDLE_FILE_INFORMATION, FILE_ALLOCATION_INFO, FileAllocationInfo, GetDiskFreeSpaceExW, GetDriveTypeW,
-    GetFileInformationByHandle, GetVolumeInformationW, GetVolumePathNameW, MOVEFILE_WRITE_THROUGH, MoveFileExW,
-    SetFileInformationByHandle,
+    BY_HANDLE_FILE_INFORMATION, FILE_ALLOCATION_INFO, FILE_ATTRIBUTE_HIDDEN, FILE_FLAG_OPEN_REPARSE_POINT,
+    FileAllocationInfo, GetDiskFreeSpaceExW, GetDriveTypeW, GetFileInformationByHandle, GetVolumeInformationW,
+    GetVolumePathNameW, MOVEFILE_WRITE_THROUGH, MoveFileExW, SetFileInformationByHandle,
 };
 use windows_sys::Win32::System::IO::DeviceIoControl;
 use windows_sys::Win32::System::Ioctl::FSCTL_SET_SPARSE;
 
-use crate::store::{FileIdentity, Restore, Stamp};
+use crate::store::{Attributes, FileIdentity, Restore, Stamp};
 
 /// Address space that the index begins with. The data file is as long as the map here, so it grows in steps.
 pub(crate) const MAP_BYTES: usize = 64 << 20;
@@ -36,6 +36,8 @@ const DRIVE_REMOTE: u32 = 4;
 const FILE_SUPPORTS_SPARSE_FILES: u32 = 0x40;
 /// Between 1601, where Windows counts from, and 1970, in units of 100 ns.
 const EPOCH_DIFFERENCE: i64 = 116_444_736_000_000_000;
+/// Units of 100 ns.
+const TICKS_PER_SECOND: i128 = 10_000_000;
 
 pub(crate) fn path_to_bytes(path: &Path) -> Vec<u8> {
     path.as_os_str().encode_wide().flat_map(u16::to_le_bytes).collect()
@@ -68,6 +70,53 @@ pub(crate) fn stamp(file: &File) -> io::Result<Stamp> {
 
 pub(crate) fn stamp_at(path: &Path) -> io::Result<Stamp> {
     stamp(&File::open(path)?)
+}
+
+/// Opens a file for reading, but follows no link.
+pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
+    std::fs::OpenOptions::new().read(true).custom_flags(FILE_FLAG_OPEN_REPARSE_POINT).open(path)
+}
+
+/// What a file looks like, when it is an ordinary one, and what its owner says of it.
+pub(crate) fn stamp_and_attributes(file: &File) -> io::Result<Option<(Stamp, Attributes)>> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Ok(None);
+    }
+    Ok(Some((stamp(file)?, attributes(&metadata))))
+}
+
+/// Permissions, as Go has them on Windows, and time of change.
+pub(crate) fn attributes(metadata: &std::fs::Metadata) -> Attributes {
+    let base = if metadata.permissions().readonly() { 0o444 } else { 0o666 };
+    let since_1970 = i128::from(metadata.last_write_time()) - i128::from(EPOCH_DIFFERENCE);
+    Attributes {
+        mode: if metadata.is_dir() { base | 0o111 } else { base },
+        mtime_seconds: i64::try_from(since_1970.div_euclid(TICKS_PER_SECOND)).unwrap_or(0),
+        mtime_nanos: u32::try_from(since_1970.rem_euclid(TICKS_PER_SECOND) * 100).unwrap_or(0),
+    }
+}
+
+/// Whether a name in a folder is to be kept out of sight.
+pub(crate) fn is_hidden(entry: &std::fs::DirEntry) -> bool {
+    let dotted = entry.file_name().encode_wide().next() == Some(u16::from(b'.'));
+    dotted || entry.metadata().is_ok_and(|metadata| metadata.file_attributes() & FILE_ATTRIBUTE_HIDDEN != 0)
+}
+
+/// A file's name as others have it in their directories; `None` when it is not Unicode.
+pub(crate) fn name_to_bytes(name: &OsStr) -> Option<&[u8]> {
+    name.to_str().map(str::as_bytes)
+}
+
+/// What a symbolic link points to, as others have it: with slashes. `None` when it is not Unicode.
+pub(crate) fn target_to_bytes(target: &Path) -> Option<Vec<u8>> {
+    target.to_str().map(|text| text.replace('\\', "/").into_bytes())
+}
+
+/// The system does not tell what is in its cache.
+#[expect(clippy::unnecessary_wraps, reason = "its sibling can fail")]
+pub(crate) fn read_cached(_file: &File, _offset: u64, _out: &mut [u8]) -> io::Result<Option<usize>> {
+    Ok(None)
 }
 
 pub(crate) fn read_exact_at(file: &File, mut offset: u64, mut out: &mut [u8]) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! Imports a file in place: its leaves are hashed where they lie, on all cores, and the index gets references.
+//! Imports one file in place: its leaves are hashed where they lie, on all cores, and the index gets references.
 //!
 //! The file is read once, in runs of about one MiB that are dealt to the workers in turn; each worker hands its results
 //! back through its own small queue, so that they come in file order and memory is bounded whatever the file's size.
@@ -7,12 +7,13 @@
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use crate::block::{Block, Cid};
+use crate::block::Block;
 use crate::dag::builder::{Builder, LeafRef, Profile, Root, leaf, leaf_block};
-use crate::store::{Activation, FileState, NewFile, SourceFile, Store};
+use crate::store::{Activation, Attributes, FileState, Member, NewFile, SmallFile, SourceFile, Store};
+use crate::transfer::failure::{Failure, from_store};
+use crate::transfer::plan::{self, Tree};
 
-use super::failure::{Failure, from_store};
-use super::plan::{self, Tree};
+use super::{Done, Import, Watch, cancelled};
 
 /// Bytes that a worker reads at once.
 const RUN_BYTES: u64 = 1 << 20;
@@ -26,37 +27,73 @@ const RUNS_AHEAD: usize = 8;
 /// Inner nodes in one commit.
 const NODES_PER_COMMIT: usize = 64;
 
-/// What an import found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Imported {
-    /// The file's root.
-    pub cid: Cid,
-    /// Bytes of the file.
-    pub size: u64,
-}
-
-/// Imports `path` (absolute). With no store only the CID is computed.
-///
-/// # Errors
-/// `not-found`, `permission`, `not-a-file`, `changed` and those of the index. None leaves an entry behind.
-pub fn import(
+/// Imports a file as a root of its own. With no store only the CID is computed.
+pub(super) fn import_alone(
     store: Option<&Store>,
     path: &Path,
-    profile: &Profile,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Imported, Failure> {
+    import: &Import,
+    watch: &mut Watch<'_>,
+) -> Result<Root, Failure> {
+    let attributes = SmallFile::open(path.to_owned()).map_err(|e| from_store(&e))?.attributes();
     let source = SourceFile::open(path).map_err(|e| from_store(&e))?;
+    let total = Some(source.len());
+    let mut watch = |bytes| watch(Done { bytes, total, files: 0 });
+    let (root, tree) = hash(store, &source, import, attributes, &mut watch)?;
+    let Some(store) = store else { return Ok(root) };
+    let before: Vec<_> = store
+        .single_files()
+        .map_err(|e| from_store(&e))?
+        .into_iter()
+        .filter(|file| file.path == source.path() && matches!(file.state, FileState::Complete))
+        .collect();
+    if before.iter().any(|file| file.root == Some(root.cid) && file.stamp == Some(source.stamp())) {
+        return Ok(root);
+    }
+    record(store, &source, &root, &tree, None)?;
+    // What the index said of an earlier content at this path is no longer true.
+    for file in before {
+        store.forget_file(file.id).map_err(|e| from_store(&e))?;
+    }
+    Ok(root)
+}
+
+/// Imports a file as a member of a collection.
+pub(super) fn import_member(
+    store: Option<&Store>,
+    path: &Path,
+    import: &Import,
+    attributes: Attributes,
+    member: Option<Member>,
+    watch: &mut dyn FnMut(u64) -> bool,
+) -> Result<Root, Failure> {
+    let source = SourceFile::open(path).map_err(|e| from_store(&e))?;
+    let (root, tree) = hash(store, &source, import, attributes, watch)?;
+    if let Some(store) = store {
+        record(store, &source, &root, &tree, member)?;
+    }
+    Ok(root)
+}
+
+/// Hashes a file, and gives the index the tree's inner nodes.
+fn hash(
+    store: Option<&Store>,
+    source: &SourceFile,
+    import: &Import,
+    _attributes: Attributes,
+    watch: &mut dyn FnMut(u64) -> bool,
+) -> Result<(Root, Tree), Failure> {
+    let profile = &import.profile;
     let mut nodes = NodeBatch { store, blocks: Vec::new() };
-    let root = hash_file(&source, profile, &mut nodes, progress)?;
+    let root = hash_file(source, profile, &mut nodes, watch)?;
     if root.size == 0 {
         nodes.blocks.push(leaf_block(profile, &[]));
     }
     nodes.flush()?;
     source.unchanged().map_err(|e| from_store(&e))?;
-    if let Some(store) = store {
-        record(store, &source, profile, &root)?;
-    }
-    Ok(Imported { cid: root.cid, size: root.size })
+    let mut wrap = Vec::new();
+    profile.wrap().to_tag(&mut wrap);
+    let tree = Tree { root: root.cid, size: root.size, wrap, single: root.leaves == 1 };
+    Ok((root, tree))
 }
 
 /// Hashes all leaves and builds the tree.
@@ -64,7 +101,7 @@ fn hash_file(
     source: &SourceFile,
     profile: &Profile,
     nodes: &mut NodeBatch<'_>,
-    progress: &mut dyn FnMut(u64, u64),
+    watch: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Root, Failure> {
     let total = source.len();
     let chunk = u64::from(profile.chunk);
@@ -98,7 +135,9 @@ fn hash_file(
                 builder.push(leaf, &mut |block| nodes.blocks.push(block));
             }
             nodes.flush_when_full()?;
-            progress(done, total);
+            if !watch(done) {
+                return Err(cancelled());
+            }
         }
         Ok(builder.finish(&mut |block| nodes.blocks.push(block)))
     })
@@ -148,34 +187,17 @@ fn hash_run(
 }
 
 /// Enters the file and its references.
-fn record(store: &Store, source: &SourceFile, profile: &Profile, root: &Root) -> Result<(), Failure> {
-    let mut wrap = Vec::new();
-    profile.wrap().to_tag(&mut wrap);
-    let tree = Tree { root: root.cid, size: root.size, wrap, single: root.leaves == 1 };
-    let before: Vec<_> = store
-        .single_files()
-        .map_err(|e| from_store(&e))?
-        .into_iter()
-        .filter(|file| file.path == source.path() && matches!(file.state, FileState::Complete))
-        .collect();
-    if before.iter().any(|file| file.root == Some(root.cid) && file.stamp == Some(source.stamp())) {
-        return Ok(());
-    }
-    let id = store.register(&NewFile::in_place(source)).map_err(|e| from_store(&e))?;
-    let entered = plan::write_references(store, id, &tree).and_then(|extents| {
+fn record(store: &Store, source: &SourceFile, root: &Root, tree: &Tree, member: Option<Member>) -> Result<(), Failure> {
+    let id = store.register(&NewFile { member, ..NewFile::in_place(source) }).map_err(|e| from_store(&e))?;
+    let entered = plan::write_references(store, id, tree).and_then(|extents| {
         source.unchanged().map_err(|e| from_store(&e))?;
         let activation = Activation { root: &root.cid, leaves: extents.leaves, extents: &extents.offsets };
         store.activate(id, activation).map_err(|e| from_store(&e))
     });
-    if let Err(failure) = entered {
+    if entered.is_err() {
         store.forget_file(id).map_err(|e| from_store(&e))?;
-        return Err(failure);
     }
-    // What the index said of an earlier content at this path is no longer true.
-    for file in before {
-        store.forget_file(file.id).map_err(|e| from_store(&e))?;
-    }
-    Ok(())
+    entered
 }
 
 /// Inner nodes on their way to the index, some at a time.
