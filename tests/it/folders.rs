@@ -37,7 +37,10 @@ fn tree(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 fn assert_same_tree(a: &Path, b: &Path) {
     let (a, b) = (tree(a), tree(b));
-    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+    let only = |one: &BTreeMap<PathBuf, _>, other: &BTreeMap<PathBuf, _>| -> Vec<PathBuf> {
+        one.keys().filter(|path| !other.contains_key(*path)).take(5).cloned().collect()
+    };
+    assert_eq!((only(&a, &b), only(&b, &a)), (vec![], vec![]));
     for (path, bytes) in &a {
         assert!(b[path] == *bytes, "{} differs", path.display());
     }
@@ -102,14 +105,14 @@ fn a_folder_goes_on_after_a_crash_in_the_middle() {
     let original = folder.path().join("original");
     plant(&original);
     for i in 0..4 {
-        noise(&original.join(format!("large{i}")), 48 * MIB, 10 + i);
+        noise(&original.join(format!("large{i}")), 16 * MIB, 10 + i);
     }
     let cid = published(&publisher, &original, &[]);
     let from = publisher.daemon();
     let copy = folder.path().join("copy");
     let to = reader.daemon();
     reader.ask(&["get", &cid, "-o", copy.to_str().unwrap(), "--peer", from.address(), "--detach"]);
-    reader.wait_job(&copy, |job| job["done_bytes"].as_u64() > Some(60 * MIB as u64) || job["state"] == "done");
+    reader.wait_job(&copy, |job| job["done_bytes"].as_u64() > Some(20 * MIB as u64) || job["state"] == "done");
     to.kill();
     let _to = reader.daemon();
     let events = reader.ask(&["get", &cid, "-o", copy.to_str().unwrap()]);
