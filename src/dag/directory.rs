@@ -1,8 +1,8 @@
 //! Directories: from entries to blocks and back, one node at a time (protocols.md §3.6 to §3.8).
 //!
 //! [`build`] makes a directory as Kubo does: one node while that is small, else the shards of [`super::hamt`]. [`look`]
-//! says what a foreign block is, [`lookup`] takes one step of a path. Nothing is fetched here, and nothing is looked for
-//! below the given node: whoever walks keeps count of what is found ([`ENTRIES_MAX`], [`super::hamt::shards_max`]).
+//! says what a foreign block is, [`lookup`] takes one step of a path. Nothing is fetched here, and nothing is looked
+//! for below the given node: whoever walks keeps count of what is found ([`ENTRIES_MAX`], [`super::hamt::shards_max`]).
 //!
 //! Names are bytes. What is written has no name that a path cannot hold; what is read may have any, and whoever makes
 //! files of them must look first.

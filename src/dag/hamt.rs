@@ -1,10 +1,10 @@
 //! Sharded directories: a trie of nodes over the hash of each name, both ways (protocols.md §3.7).
 //!
 //! Each level takes some bits of the hash, the most significant first. A name that is alone at its bits is an entry
-//! there, names that share them are in a sub-shard. [`build`] makes the one trie that a set of entries has, whatever
-//! order they came in. A foreign shard is a [`ShardNode`] and says nothing of where it stands: a [`ShardPlace`] goes
-//! along with the walk, so that every entry is known to stand where anybody would look for it. That also makes every
-//! name of a whole trie different, and lets no two places share a shard that has entries.
+//! there, names that share them are in a sub-shard. [`super::directory::build`] makes the one trie that a set of
+//! entries has, whatever order they came in. A foreign shard is a [`ShardNode`] and says nothing of where it stands: a
+//! [`ShardPlace`] goes along with the walk, so that every entry is known to stand where anybody would look for it. That
+//! also makes every name of a whole trie different, and lets no two places share a shard that has entries.
 //!
 //! Only shards without entries can be shared, and the deepest cannot have sub-shards: a walk that takes the shard found
 //! last first meets a refusal when it comes to a deepest one for the second time. It should count all the same

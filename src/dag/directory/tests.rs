@@ -310,7 +310,7 @@ fn more_entries_than_allowed_are_sharded() {
     assert!(!is_sharded(&by_count(1), &some(9)), "no byte counts");
     assert!(!is_sharded(&by_count(0), &some(101)), "nothing is ever sharded");
     let one_byte = Threshold { bytes: 1, estimate: Estimate::Block };
-    assert!(!is_sharded(&DirOptions { threshold: one_byte, ..allowed(None) }, &some(0)), "there is nothing to share");
+    assert!(!is_sharded(&DirOptions { threshold: one_byte, ..allowed(None) }, &some(0)), "there is nothing to shard");
 }
 
 #[test]
