@@ -146,8 +146,10 @@ impl<'a> Commands<'a> {
 
     async fn get(&mut self, args: GetArgs) -> Result<(), Failure> {
         let cid = checked(args.cid)?;
+        let name = name_of(&cid);
         let request = GetRequest {
-            output: output_path(args.output.as_deref(), &cid, args.into_existing)?,
+            output: absolute(args.output.as_deref().unwrap_or_else(|| Path::new(&name)))?,
+            name_in_folder: args.output.is_some().then_some(name),
             cid,
             peers: args.peer.iter().map(ToString::to_string).collect(),
             detach: args.detach,
@@ -430,15 +432,9 @@ fn checked(cid: String) -> Result<String, Failure> {
     }
 }
 
-/// Where a pull goes: the path, within it if it is a folder, else a file of the CID's name right here.
-fn output_path(output: Option<&Path>, cid: &str, into_existing: bool) -> Result<WirePath, Failure> {
-    let name = block::parse_cid(cid).map_or_else(|_| cid.to_owned(), |cid| cid.to_string());
-    let path = match output {
-        None => PathBuf::from(name),
-        Some(folder) if folder.is_dir() && !into_existing => folder.join(name),
-        Some(path) => path.to_path_buf(),
-    };
-    absolute(&path)
+/// What a pull's file or folder is called when nothing else is said: the CID.
+fn name_of(cid: &str) -> String {
+    block::parse_cid(cid).map_or_else(|_| cid.to_owned(), |cid| cid.to_string())
 }
 
 fn absolute_all(paths: &[PathBuf]) -> Result<Vec<WirePath>, Failure> {

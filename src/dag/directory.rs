@@ -1,8 +1,8 @@
 //! Directories: from entries to blocks and back, one node at a time (protocols.md §3.6 to §3.8).
 //!
 //! [`build`] makes a directory as Kubo does: one node while that is small, else the shards of [`super::hamt`]. [`look`]
-//! says what a foreign block is, [`lookup`] takes one step of a path. Nothing is fetched here, and nothing is looked for
-//! below the given node: whoever walks keeps count of what is found ([`ENTRIES_MAX`], [`super::hamt::shards_max`]).
+//! says what a foreign block is, [`lookup`] takes one step of a path. Nothing is fetched here, and nothing is looked
+//! for below the given node: whoever walks keeps count of what is found ([`ENTRIES_MAX`], [`super::hamt::shards_max`]).
 //!
 //! Names are bytes. What is written has no name that a path cannot hold; what is read may have any, and whoever makes
 //! files of them must look first.
@@ -41,8 +41,8 @@ pub struct DirOptions {
     pub fanout: u64,
     /// When a directory is sharded.
     pub threshold: Threshold,
-    /// The most entries of a directory that is not sharded; 0 is as good as none. Kubo's `--max-directory-links`, which
-    /// Kubo forgets for the root of an `add` (its own fact: 300 entries in one node, with 100 allowed).
+    /// The most entries of a directory that is not sharded; 0 is as good as none. Kubo's `--max-directory-links`, of
+    /// which it knows nothing in the directory that it is asked to add: 300 entries stay in one node there.
     pub max_links: Option<usize>,
     /// Nodes of up to so many bytes are not hashed: their CID holds them, and nobody stores them. Never more than
     /// [`DIGEST_BYTES_MAX`]. Kubo's `--inline`.
@@ -132,7 +132,7 @@ pub enum BuildError {
     #[error("{0:?} and {1:?} have the same place in a sharded directory; rename one of them")]
     Collision(String, String),
     /// A node larger than a block may be.
-    #[error("a directory node of {0} bytes is larger than the {BLOCK_BYTES_MAX} of a block; let it be sharded")]
+    #[error("a node of {0} bytes is larger than the {BLOCK_BYTES_MAX} of a block; let the directory be sharded")]
     TooLarge(u64),
     /// Not a power of two from 8 to 1024.
     #[error("a shard cannot have {0} children; use a power of two from 8 to 1024")]
@@ -238,7 +238,8 @@ impl Weight {
             None | Some(0) => false,
             Some(most) => entries > most,
         };
-        options.threshold.bytes > 0 && (bytes > options.threshold.bytes || too_many)
+        // Kubo looks at the size only when it adds an entry, so that an empty directory is never sharded.
+        options.threshold.bytes > 0 && entries > 0 && (bytes > options.threshold.bytes || too_many)
     }
 }
 

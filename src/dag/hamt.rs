@@ -1,13 +1,14 @@
 //! Sharded directories: a trie of nodes over the hash of each name, both ways (protocols.md §3.7).
 //!
 //! Each level takes some bits of the hash, the most significant first. A name that is alone at its bits is an entry
-//! there, names that share them are in a sub-shard. [`build`] makes the one trie that a set of entries has, whatever
-//! order they came in. A foreign shard is a [`ShardNode`] and says nothing of where it stands: a [`ShardPlace`] goes
-//! along with the walk, so that every entry is known to stand where anybody would look for it. That also makes every
-//! name of a whole trie different, and lets no two places share a shard that has entries.
+//! there, names that share them are in a sub-shard. [`super::directory::build`] makes the one trie that a set of
+//! entries has, whatever order they came in. A foreign shard is a [`ShardNode`] and says nothing of where it stands: a
+//! [`ShardPlace`] goes along with the walk, so that every entry is known to stand where anybody would look for it. That
+//! also makes every name of a whole trie different, and lets no two places share a shard that has entries.
 //!
-//! Only shards without entries can be shared, and the deepest cannot have sub-shards: a walk depth first meets a refusal
-//! within one path, any other must count shards ([`shards_max`]).
+//! Only shards without entries can be shared, and the deepest cannot have sub-shards: a walk that takes the shard found
+//! last first meets a refusal when it comes to a deepest one for the second time. It should count all the same
+//! ([`shards_max`]).
 
 mod murmur3;
 
@@ -26,12 +27,14 @@ const MURMUR3: u64 = 0x22;
 /// As everybody reads them (boxo's maximum, and a bit field of whole bytes).
 const FANOUT_MIN: u64 = 8;
 const FANOUT_MAX: u64 = 1024;
-const BIT_FIELD_BYTES_MAX: usize = FANOUT_MAX as usize / 8;
+const BIT_FIELD_BYTES_MAX: usize = 128;
+const _: () = assert!(BIT_FIELD_BYTES_MAX as u64 * 8 == FANOUT_MAX);
 /// Bits of a name's hash.
 const HASH_BITS: u32 = u64::BITS;
 
 /// How many shards a walk may meet until it has met so many entries, before the directory is taken for a bomb. Real
-/// ones have fewer shards than entries, but for a few where two names agree in many bits.
+/// ones have fewer shards than entries, but for a few where two names agree in many bits; the rest is for walks that
+/// are in a hundred shards at once. A walk breadth first meets no entry for a long time and cannot use this.
 #[must_use]
 pub const fn shards_max(entries: u64) -> u64 {
     entries.saturating_mul(8).saturating_add(4096)
@@ -314,4 +317,4 @@ impl ShardNode {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::dag) mod tests;

@@ -1,8 +1,9 @@
 //! Files and directories as trees of blocks: the formats, how trees are built, verified and walked.
 //!
 //! Owns dag-pb and UnixFS bytes, the import [`builder`], the verified descent of a pull ([`walk`]), the order of a
-//! finished tree's leaves ([`layout`]), and directories both ways ([`directory`], [`hamt`]). All of it is pure: no file, no socket, no clock, no thread of its own. It does
-//! not know where bytes are kept; whoever calls brings them and takes them away.
+//! finished tree's leaves ([`layout`]), and directories both ways ([`directory`], [`hamt`]). All of it is pure:
+//! no file, no socket, no clock, no thread of its own. It does not know where bytes are kept; whoever
+//! calls brings them and takes them away.
 //!
 //! Invariants: what is encoded here is canonical, what is decoded from others is bounded by a block's size before
 //! anything is allocated for it, and no number that a foreign block claims is used unchecked.

@@ -71,6 +71,7 @@ fn every_request() -> Vec<Request> {
         peers: vec!["/ip4/127.0.0.1/tcp/1".into()],
         detach: true,
         no_preserve: false,
+        name_in_folder: None,
         select: Vec::new(),
         tell_files: false,
         into_existing: true,

@@ -137,8 +137,12 @@ pub struct AddOptions {
 pub struct GetRequest {
     /// CID text.
     pub cid: String,
-    /// Absolute path of the finished file.
+    /// Absolute path of the finished file or folder.
     pub output: WirePath,
+    /// When there is a folder at `output` already, and it is not what an earlier attempt of this pull has made: the name
+    /// in it to pull to. `None` pulls to `output` itself.
+    #[serde(default)]
+    pub name_in_folder: Option<String>,
     /// Addresses to dial for this pull, with `/p2p/ID`.
     #[serde(default)]
     pub peers: Vec<String>,

@@ -81,7 +81,8 @@ impl Jobs {
     }
 
     /// Starts a pull, or finds the one that is already running for the same root and path.
-    pub(super) fn start(&self, request: GetRequest) -> Result<u64, Failure> {
+    pub(super) fn start(&self, mut request: GetRequest) -> Result<u64, Failure> {
+        pull::settle_output(&self.0.store, &mut request)?;
         let root = parse_cid(&request.cid).map_err(|e| Failure::new("not-a-cid", e))?;
         if !matches!(root.codec(), crate::block::RAW | crate::block::DAG_PB) {
             return Err(super::tree::unknown_codec(&root));

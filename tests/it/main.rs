@@ -8,7 +8,9 @@
 mod crash;
 mod errors;
 mod facts;
+mod folders;
 mod nodes;
 mod plan;
 mod support;
 mod swarm;
+mod vectors;

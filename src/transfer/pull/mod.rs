@@ -120,7 +120,11 @@ impl Pull {
                 command = next_command(&mut commands) => Err(command),
             };
             match ended {
-                Ok(Ok(())) => return self.end(JobState::Done, None),
+                // What a folder could not have, its links that point outside for example, is said with its end.
+                Ok(Ok(())) => {
+                    let message = self.status.borrow().message.clone();
+                    return self.end(JobState::Done, message);
+                }
                 Ok(Err(failure)) if failure.code == "no-space" => paused = Some(failure.message),
                 Ok(Err(failure)) => {
                     self.make_durable(&open).await;
@@ -225,6 +229,19 @@ fn is_unfinished(store: &Store, output: &Path) -> Result<bool, Failure> {
     }
     let folders = store.collections().map_err(|e| from_store(&e))?;
     Ok(folders.iter().any(|found| found.state == CollectionState::Partial && found.path.as_deref() == Some(output)))
+}
+
+/// Where a pull goes that was sent to a folder: into it, unless the folder is what an earlier attempt has made.
+///
+/// # Errors
+/// Those of the index.
+pub fn settle_output(store: &Store, request: &mut GetRequest) -> Result<(), Failure> {
+    let Some(name) = request.name_in_folder.take() else { return Ok(()) };
+    let output = &mut request.output.0;
+    if output.is_dir() && !request.into_existing && !is_unfinished(store, output)? {
+        output.push(name);
+    }
+    Ok(())
 }
 
 /// What must be true before a pull may start: nothing is made yet, so a refusal leaves nothing behind.

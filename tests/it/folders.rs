@@ -1,0 +1,265 @@
+//! Folders between real processes: whole trees, parts of them, in the middle, into what is there, and those that lie.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bitshoal::block::{Block, Cid, Prefix, RAW};
+use bitshoal::dag::dagpb::{Link, Node, encode};
+use bitshoal::dag::unixfs::{Data, Kind};
+use bitshoal::store::{Options, Store};
+use bytes::Bytes;
+
+use crate::support::{Repo, noise};
+
+const MIB: usize = 1 << 20;
+
+/// What a tree holds, by path: a file's bytes, a link's target, nothing for a folder.
+fn tree(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![root.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let kind = path.symlink_metadata().unwrap();
+            let bytes = if kind.is_symlink() {
+                format!("-> {}", std::fs::read_link(&path).unwrap().display()).into_bytes()
+            } else if kind.is_dir() {
+                folders.push(path.clone());
+                b"folder".to_vec()
+            } else {
+                std::fs::read(&path).unwrap()
+            };
+            found.insert(path.strip_prefix(root).unwrap().to_path_buf(), bytes);
+        }
+    }
+    found
+}
+
+fn assert_same_tree(a: &Path, b: &Path) {
+    let (a, b) = (tree(a), tree(b));
+    let only = |one: &BTreeMap<PathBuf, _>, other: &BTreeMap<PathBuf, _>| -> Vec<PathBuf> {
+        one.keys().filter(|path| !other.contains_key(*path)).take(5).cloned().collect()
+    };
+    assert_eq!((only(&a, &b), only(&b, &a)), (vec![], vec![]));
+    for (path, bytes) in &a {
+        assert!(b[path] == *bytes, "{} differs", path.display());
+    }
+}
+
+/// A tree with everything that trees have.
+fn plant(root: &Path) {
+    for folder in ["deep/er/still", "empty", "many", "sp ace/ünï"] {
+        std::fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    noise(&root.join("deep/er/still/large.bin"), 9 * MIB + 17, 1);
+    noise(&root.join("deep/leaf.bin"), MIB, 2);
+    noise(&root.join("sp ace/ünï/two leaves"), MIB + 1, 3);
+    std::fs::write(root.join("none"), b"").unwrap();
+    for i in 0..300_u32 {
+        std::fs::write(root.join(format!("many/{i}")), format!("file {}\n", i % 250)).unwrap();
+    }
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("../leaf.bin", root.join("deep/er/link")).unwrap();
+}
+
+/// Adds a folder and returns its CID.
+fn published(repo: &Repo, path: &Path, more: &[&str]) -> String {
+    let arguments: Vec<&str> = ["add", path.to_str().unwrap()].iter().chain(more).copied().collect();
+    repo.ask(&arguments).last().unwrap()["cid"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_folder_comes_whole_by_every_profile_and_is_served_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = Repo::new(folder.path(), "publisher");
+    let first = Repo::member(folder.path(), "first", &publisher);
+    let second = Repo::member(folder.path(), "second", &publisher);
+    let original = folder.path().join("original");
+    plant(&original);
+    for profile in ["unixfs-v1-2025", "unixfs-v0-2015"] {
+        let cid = published(&publisher, &original, &["--profile", profile]);
+        let from = publisher.daemon();
+        let one = first.daemon();
+        let copy = folder.path().join(format!("first-{profile}"));
+        let events = first.ask(&["get", &cid, "-o", copy.to_str().unwrap(), "--peer", from.address()]);
+        assert_same_tree(&original, &copy);
+        let files = events.iter().filter(|event| event["event"] == "file").count();
+        let last = events.last().unwrap();
+        assert_eq!((last["state"].as_str(), files), (Some("done"), 304));
+        assert_eq!(last["done_bytes"], last["total_bytes"]);
+        // Every block of it comes from the copy, without the publisher.
+        from.kill();
+        let copy = folder.path().join(format!("second-{profile}"));
+        second.ask(&["get", &cid, "-o", copy.to_str().unwrap(), "--peer", one.address()]);
+        assert_same_tree(&original, &copy);
+    }
+    let listed = first.ask(&["ls"]);
+    assert_eq!(listed.len(), 2, "{listed:?}");
+}
+
+#[test]
+fn a_folder_goes_on_after_a_crash_in_the_middle() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = Repo::new(folder.path(), "publisher");
+    let reader = Repo::member(folder.path(), "reader", &publisher);
+    let original = folder.path().join("original");
+    plant(&original);
+    for i in 0..4 {
+        noise(&original.join(format!("large{i}")), 16 * MIB, 10 + i);
+    }
+    let cid = published(&publisher, &original, &[]);
+    let from = publisher.daemon();
+    let copy = folder.path().join("copy");
+    let to = reader.daemon();
+    reader.ask(&["get", &cid, "-o", copy.to_str().unwrap(), "--peer", from.address(), "--detach"]);
+    reader.wait_job(&copy, |job| job["done_bytes"].as_u64() > Some(20 * MIB as u64) || job["state"] == "done");
+    to.kill();
+    let _to = reader.daemon();
+    let events = reader.ask(&["get", &cid, "-o", copy.to_str().unwrap()]);
+    assert_same_tree(&original, &copy);
+    let last = events.last().unwrap();
+    let pulled: u64 = last["sources"].as_array().unwrap().iter().map(|source| source["bytes"].as_u64().unwrap()).sum();
+    let total = last["total_bytes"].as_u64().unwrap();
+    assert!(pulled < total, "{pulled} of {total} bytes were pulled again");
+    assert!(tree(&copy).keys().all(|path| path.extension().is_none_or(|extension| extension != "part")));
+}
+
+#[test]
+fn a_part_of_a_folder_is_what_the_globs_select() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = Repo::new(folder.path(), "publisher");
+    let reader = Repo::member(folder.path(), "reader", &publisher);
+    let original = folder.path().join("original");
+    plant(&original);
+    let cid = published(&publisher, &original, &[]);
+    let from = publisher.daemon();
+    let copy = folder.path().join("copy");
+    let globs = ["--select", "**/*.bin", "--select", "many/1?"];
+    let arguments = ["get", &cid, "-o", copy.to_str().unwrap(), "--peer", from.address()];
+    reader.ask(&[&arguments[..], &globs[..]].concat());
+    let found: Vec<PathBuf> = tree(&copy).into_iter().filter(|(_, bytes)| bytes != b"folder").map(|(p, _)| p).collect();
+    let mut expected: Vec<PathBuf> = (10..20).map(|i| PathBuf::from(format!("many/{i}"))).collect();
+    expected.extend(["deep/er/still/large.bin", "deep/leaf.bin"].map(PathBuf::from));
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+#[cfg(unix)]
+#[test]
+fn permissions_and_times_come_along_unless_they_are_not_wanted() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = Repo::new(folder.path(), "publisher");
+    let reader = Repo::member(folder.path(), "reader", &publisher);
+    let original = folder.path().join("original");
+    std::fs::create_dir_all(original.join("inner")).unwrap();
+    let past = std::time::UNIX_EPOCH + std::time::Duration::new(1_600_000_000, 5_000);
+    noise(&original.join("inner/large"), 5 * MIB, 1);
+    for (name, mode) in [("small", 0o600), ("inner/large", 0o750), ("inner", 0o700)] {
+        let path = original.join(name);
+        if name == "small" {
+            std::fs::write(&path, b"small").unwrap();
+        }
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::File::open(&path).unwrap().set_modified(past).unwrap();
+    }
+    let cid = published(&publisher, &original, &["--preserve-mode", "--preserve-mtime"]);
+    let from = publisher.daemon();
+    for (name, more) in [("with", None), ("without", Some("--no-preserve"))] {
+        let copy = folder.path().join(name);
+        let arguments: Vec<&str> =
+            ["get", &cid, "-o", copy.to_str().unwrap(), "--peer", from.address()].into_iter().chain(more).collect();
+        reader.ask(&arguments);
+        for (name, mode) in [("small", 0o600), ("inner/large", 0o750), ("inner", 0o700)] {
+            let found = copy.join(name).metadata().unwrap();
+            let restored = (found.mode() & 0o777, found.mtime(), found.mtime_nsec()) == (mode, 1_600_000_000, 5_000);
+            assert_eq!(restored, more.is_none(), "{name}: {:o} {}", found.mode(), found.mtime());
+        }
+    }
+    // A file with a time of its own is no changed file.
+    assert!(reader.ask(&["ls"]).iter().all(|root| root["problem"].is_null()));
+}
+
+#[test]
+fn a_folder_goes_into_what_is_there_only_when_it_is_asked_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = Repo::new(folder.path(), "publisher");
+    let reader = Repo::member(folder.path(), "reader", &publisher);
+    let original = folder.path().join("original");
+    plant(&original);
+    let cid = published(&publisher, &original, &[]);
+    let from = publisher.daemon();
+    let copy = folder.path().join("parent").join(&cid);
+    std::fs::create_dir_all(copy.join("many")).unwrap();
+    std::fs::write(copy.join("many/7"), b"file 7\n").unwrap();
+    std::fs::write(copy.join("many/8"), b"something else").unwrap();
+    std::fs::write(copy.join("mine"), b"mine").unwrap();
+    let parent = folder.path().join("parent");
+    let arguments = ["get", &cid, "-o", parent.to_str().unwrap(), "--peer", from.address()];
+    assert!(reader.refused(&arguments).contains("exists already"));
+    assert_eq!(std::fs::read(copy.join("many/8")).unwrap(), b"something else");
+    let arguments = ["get", &cid, "-o", copy.to_str().unwrap(), "--peer", from.address(), "--into-existing"];
+    reader.ask(&arguments);
+    assert_eq!(std::fs::read(copy.join("mine")).unwrap(), b"mine");
+    std::fs::remove_file(copy.join("mine")).unwrap();
+    assert_same_tree(&original, &copy);
+}
+
+fn node(kind: Kind, data: Option<&[u8]>, links: &[(&str, Cid)]) -> Block {
+    let links = links
+        .iter()
+        .map(|(name, cid)| Link { cid: *cid, name: Bytes::copy_from_slice(name.as_bytes()), tsize: Some(9) })
+        .collect();
+    let message = Data { data: data.map(Bytes::copy_from_slice), ..Data::new(kind) };
+    let bytes = encode(&Node { links, data: Some(message.encode().into()) });
+    Block::seal(Prefix::DAG_PB_V1, bytes.into()).unwrap()
+}
+
+/// Folders that no honest program makes are refused, and nothing outside of the target is ever touched.
+#[test]
+fn folders_that_lead_outside_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = Repo::new(folder.path(), "publisher");
+    let reader = Repo::member(folder.path(), "reader", &publisher);
+    let evil = Block::seal(Prefix::RAW_V1, Bytes::from_static(b"evil")).unwrap();
+    let file = *evil.cid();
+    let up = node(Kind::Symlink, Some(b"../outside"), &[]);
+    let absolute = node(Kind::Symlink, Some(b"/outside"), &[]);
+    let trap = node(Kind::Directory, None, &[("planted", file)]);
+    let cbor = Cid::new_v1(0x71, *file.hash());
+    assert_eq!(file.codec(), RAW);
+    let refused = [
+        node(Kind::Directory, None, &[("../evil", file)]),
+        node(Kind::Directory, None, &[("..", *trap.cid())]),
+        node(Kind::Directory, None, &[("/evil", file)]),
+        node(Kind::Directory, None, &[("", file)]),
+        node(Kind::Directory, None, &[("a\0b", file)]),
+        node(Kind::Directory, None, &[("twice", *up.cid()), ("twice", *trap.cid())]),
+        node(Kind::Directory, None, &[("x", cbor)]),
+        node(Kind::HamtShard, None, &[("00evil", file)]),
+    ];
+    // A link and, beside it, a folder that would have to go through it if names were one.
+    let links = node(Kind::Directory, None, &[("absolute", *absolute.cid()), ("ok", file), ("up", *up.cid())]);
+    {
+        let store = Store::open(&publisher.path, Options::default()).unwrap();
+        let all: Vec<Block> = refused.iter().chain([&evil, &up, &absolute, &trap, &links]).cloned().collect();
+        store.put_nodes(&all).unwrap();
+    }
+    let from = publisher.daemon();
+    let _to = reader.daemon();
+    reader.ask(&["connect", from.address()]);
+    let target = folder.path().join("target");
+    for (i, root) in refused.iter().enumerate() {
+        let output = target.join(i.to_string());
+        std::fs::create_dir_all(&target).unwrap();
+        let said = reader.refused(&["get", &root.cid().to_string(), "-o", output.to_str().unwrap()]);
+        assert!(said.contains("error"), "{i}: {said}");
+        let left: Vec<_> = tree(folder.path()).into_iter().filter(|(_, bytes)| bytes == b"evil").collect();
+        assert_eq!(left, [], "folder {i}");
+    }
+    let output = target.join("links");
+    let events = reader.ask(&["get", &links.cid().to_string(), "-o", output.to_str().unwrap()]);
+    assert_eq!(tree(&output).into_keys().collect::<Vec<_>>(), [PathBuf::from("ok")]);
+    assert!(events.last().unwrap()["message"].as_str().unwrap().contains("outside"));
+}
