@@ -67,7 +67,7 @@ fn add(options: &Options, item: &Item<'_>, metadata: Metadata) -> LinkTo {
 
 fn file(profile: &Profile, bytes: &[u8]) -> LinkTo {
     let mut builder = Builder::new(*profile);
-    bytes.chunks(profile.chunk as usize).for_each(|chunk| builder.push(leaf(profile, chunk), &mut drop));
+    bytes.chunks(profile.chunker.bytes_max() as usize).for_each(|chunk| builder.push(leaf(profile, chunk), &mut drop));
     let root = builder.finish(&mut drop);
     LinkTo { cid: root.cid, tsize: root.tsize }
 }
