@@ -279,8 +279,11 @@ impl Builder {
         let file_bytes = blocksizes.iter().sum();
         let below: u64 = children.iter().map(|child| child.tsize).sum();
         let data = Data { filesize: Some(file_bytes), blocksizes, ..Data::new(Kind::File) }.encode();
-        let links =
-            children.drain(..).map(|child| Link { cid: child.cid, name: Bytes::new(), tsize: Some(child.tsize) });
+        let links = children.drain(..).map(|child| Link {
+            cid: child.cid,
+            name: Bytes::new().into(),
+            tsize: Some(child.tsize),
+        });
         let node = Node { links: links.collect(), data: Some(data.into()) };
         let like = self.profile.node_cid(self.profile.hash.digest([&[], &[], &[]]));
         let block = seal(&like, dagpb::encode(&node));
@@ -328,7 +331,8 @@ mod tests {
                         blocksizes: group.iter().map(|g| g.1).collect(),
                         ..Data::new(Kind::File)
                     };
-                    let links = group.iter().map(|g| Link { cid: g.0, name: Bytes::new(), tsize: Some(g.2) }).collect();
+                    let links =
+                        group.iter().map(|g| Link { cid: g.0, name: Bytes::new().into(), tsize: Some(g.2) }).collect();
                     let bytes = Bytes::from(dagpb::encode(&Node { links, data: Some(data.encode().into()) }));
                     let length = bytes.len() as u64;
                     let prefix = if profile.cid_version == Version::V0 { Prefix::DAG_PB_V0 } else { Prefix::DAG_PB_V1 };

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use bitshoal::block::{Block, Cid, DAG_PB, Prefix, RAW};
 use bitshoal::dag::builder::{Profile, Version, leaf};
 use bitshoal::dag::chunker::Chunker;
-use bitshoal::dag::dagpb::{Link, Node, decode, encode};
+use bitshoal::dag::dagpb::{Link, Name, Node, decode, encode};
 use bitshoal::dag::directory::{Found, look};
 use bitshoal::dag::hamt::{ShardItem, ShardPlace};
 use bitshoal::dag::unixfs::Data;
@@ -134,7 +134,7 @@ fn node_of(model: &Value) -> Result<Node, String> {
     };
     let links = map.get("Links").and_then(Value::as_array).ok_or("Links must be a list")?;
     let links = links.iter().map(link_of).collect::<Result<Vec<_>, _>>()?;
-    if !links.is_sorted_by_key(|link| &link.name) {
+    if !links.is_sorted_by(|a, b| *a.name <= *b.name) {
         return Err("links must be sorted by Name bytes".into());
     }
     Ok(Node { links, data })
@@ -159,7 +159,8 @@ fn link_of(model: &Value) -> Result<Link, String> {
         }
         Some(tsize) => Some(tsize.as_u64().ok_or("link Tsize must be an integer")?),
     };
-    Ok(Link { cid, name: Bytes::copy_from_slice(name.unwrap_or_default().as_bytes()), tsize })
+    let name = name.map_or(Name::ABSENT, |name| Bytes::copy_from_slice(name.as_bytes()).into());
+    Ok(Link { cid, name, tsize })
 }
 
 fn bytes_of(model: &Value) -> Option<Bytes> {

@@ -27,7 +27,7 @@ pub(in crate::dag) fn tree(profile: Profile, file: &[u8]) -> (Root, HashMap<Cid,
 
 /// A node of the given links and message.
 pub(in crate::dag) fn node(links: &[(Cid, u64)], message: &Data) -> Block {
-    let links = links.iter().map(|&(cid, tsize)| Link { cid, name: Bytes::new(), tsize: Some(tsize) }).collect();
+    let links = links.iter().map(|&(cid, tsize)| Link { cid, name: Bytes::new().into(), tsize: Some(tsize) }).collect();
     let bytes = dagpb::encode(&Node { links, data: Some(message.encode().into()) });
     Block::seal(Prefix::DAG_PB_V1, bytes.into()).unwrap()
 }
