@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bitshoal::cli::args::{Cli, Command};
 use bitshoal::dag::builder::{HashFunction, Profile, Version};
+use bitshoal::dag::chunker::Chunker;
 use bitshoal::dag::directory::Estimate;
 use bitshoal::transfer::api::AddOptions;
 use bitshoal::transfer::provide::{self, Import, Imported};
@@ -32,7 +33,7 @@ const KUBO_V0: Profile = Profile::kubo_defaults(Version::V0);
 const KUBO_V1: Profile = Profile::kubo_defaults(Version::V1);
 const KUBO_V0_RAW: Profile = Profile { raw_leaves: true, ..KUBO_V0 };
 const KUBO_V1_NODES: Profile = Profile { raw_leaves: false, ..KUBO_V1 };
-const NARROW: Profile = Profile { chunk: 65_536, width: 3, ..KUBO_V1 };
+const NARROW: Profile = Profile { chunker: Chunker::Size(65_536), width: 3, ..KUBO_V1 };
 
 fn hashed(name: &str) -> Profile {
     Profile { hash: HashFunction::parse(name).unwrap(), ..KUBO_V1 }
