@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, env, fs, path::PathBuf};
 
 use bitshoal::dag::{
-    builder::{Builder, HashFunction, Profile, Root, Version, leaf},
+    builder::{Builder, HashFunction, Layout, Profile, Root, Version, leaf},
     chunker::Chunker,
 };
 use orion::hazardous::stream::chacha20::{ChaCha20, Nonce, SecretKey};
@@ -191,14 +191,12 @@ fn profile_of(fact: &Value) -> Result<Profile, &'static str> {
     }
     let Some(arguments) = fact["add"].as_array() else {
         let options = &fact["opts"];
-        if options["layout"] == "trickle" {
-            return Err("not yet: trickle layout");
-        }
         return Ok(Profile {
             cid_version: if options["cidVersion"] == 0 { Version::V0 } else { Version::V1 },
             raw_leaves: options["rawLeaves"].as_bool().unwrap(),
             chunk: options["chunk"].as_u64().unwrap().try_into().unwrap(),
             width: options["width"].as_u64().unwrap().try_into().unwrap(),
+            layout: if options["layout"] == "trickle" { Layout::Trickle } else { Layout::Balanced },
             hash: HashFunction::SHA2_256,
         });
     };
@@ -215,7 +213,7 @@ fn profile_of(fact: &Value) -> Result<Profile, &'static str> {
                 let chunker = Chunker::parse(text).map_err(|_| "not yet: content-defined chunkers")?;
                 profile.chunk = chunker.bytes();
             }
-            ("--trickle", _) => return Err("not yet: trickle layout"),
+            ("--trickle", _) => profile.layout = Layout::Trickle,
             ("--inline" | "--inline-limit", _) => return Err("not yet: inlined leaves"),
             ("--wrap-with-directory", _) => return Err("not yet: directories"),
             ("--preserve-mode" | "--preserve-mtime", _) => return Err("not yet: mode and mtime"),
