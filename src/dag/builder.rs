@@ -19,8 +19,8 @@ use trickle::Trickle;
 use super::{
     DagError,
     dagpb::{self, Link, Node},
-    unixfs::{Data, Kind},
-    wrap::Wrap,
+    unixfs::{Data, Kind, Metadata},
+    wrap::{Wrap, canonical_block_bytes},
 };
 use crate::block::{BLOCK_BYTES_MAX, Block, Cid, DAG_PB, Multihash, Prefix, RAW, SHA2_256};
 
@@ -100,6 +100,13 @@ impl Profile {
             (false, Layout::Balanced) => Wrap::File,
             (false, Layout::Trickle) => Wrap::RawNode,
         }
+    }
+
+    /// The profile for files that keep their mode or modification time: the same with dag-pb leaves, because Kubo makes
+    /// no raw leaves then, however many the file has.
+    #[must_use]
+    pub const fn for_metadata(self) -> Self {
+        Self { raw_leaves: false, ..self }
     }
 
     /// The name of a dag-pb node with that digest.
@@ -210,8 +217,32 @@ pub struct Root {
 /// When the leaf's block would be larger than [`BLOCK_BYTES_MAX`], which no [`super::chunker::Chunker`] allows.
 #[must_use]
 pub fn leaf(profile: &Profile, data: &[u8]) -> LeafRef {
+    wrapped(profile, &profile.wrap(), data)
+}
+
+/// Names the one chunk of a file that keeps `metadata`, and says what is around its bytes: the leaf is the root where
+/// the layout is balanced and leaves are dag-pb, and then it holds the metadata. It is the same as [`leaf`] everywhere
+/// else.
+///
+/// # Panics
+/// As [`leaf`].
+#[must_use]
+pub fn sole_leaf(profile: &Profile, data: &[u8], metadata: Metadata) -> (LeafRef, Wrap) {
+    let wrap = if metadata == Metadata::default() || profile.wrap() != Wrap::File {
+        profile.wrap()
+    } else {
+        let content = (!data.is_empty()).then(|| Bytes::copy_from_slice(data));
+        let mut message = Data { data: content, filesize: Some(data.len() as u64), ..Data::new(Kind::File) };
+        metadata.set_in(&mut message);
+        let block = dagpb::encode(&Node { links: Vec::new(), data: Some(message.encode().into()) });
+        Wrap::split(&block.into(), DAG_PB).expect("our own leaf is well formed").0
+    };
+    (wrapped(profile, &wrap, data), wrap)
+}
+
+fn wrapped(profile: &Profile, wrap: &Wrap, data: &[u8]) -> LeafRef {
     let length = u32::try_from(data.len()).expect("chunks are far below 4 GiB");
-    let (prefix, suffix) = profile.wrap().affixes(length);
+    let (prefix, suffix) = wrap.affixes(length);
     let block_bytes = prefix.len() + data.len() + suffix.len();
     assert!(block_bytes <= BLOCK_BYTES_MAX, "a leaf of {block_bytes} bytes is larger than a block may be");
     let cid = profile.leaf_cid(profile.hash.digest([&prefix, data, &suffix]));
@@ -280,29 +311,45 @@ impl Builder {
     /// Gives the remaining nodes to `sink` and names the tree. Without any leaf this is the empty file, whose one block
     /// is given to `sink` as well, because there is no file that it could be served from.
     pub fn finish(self, sink: &mut dyn FnMut(Block)) -> Root {
+        self.finish_with(Metadata::default(), sink)
+    }
+
+    /// As [`Self::finish`], with `metadata` in the root. A file's only leaf must have been named by [`sole_leaf`] with
+    /// the same metadata; where it is raw and so cannot hold any, it gets a parent, which Kubo does not make: use
+    /// [`Profile::for_metadata`] for its CIDs.
+    pub fn finish_with(self, metadata: Metadata, sink: &mut dyn FnMut(Block)) -> Root {
         let Self { profile, tree, leaves } = self;
+        let plain = metadata == Metadata::default();
         let root = match tree {
-            Tree::Balanced(_) if leaves == 0 => {
+            Tree::Balanced(_) if leaves == 0 && plain => {
                 let block = leaf_block(&profile, &[]);
                 let root = LeafRef { cid: *block.cid(), file_bytes: 0, tsize: block.bytes().len() as u64 };
                 sink(block);
                 root
             }
-            Tree::Balanced(tree) => tree.finish(&profile, sink),
-            Tree::Trickle(tree) => tree.finish(&profile, sink),
+            // The empty leaf that holds metadata is the same as a node without children.
+            Tree::Balanced(_) if leaves == 0 => close(&profile, &mut Vec::new(), metadata, sink),
+            Tree::Balanced(tree) => {
+                if let (Some(leaf), false) = (tree.only_leaf(), plain || profile.raw_leaves) {
+                    debug_assert_ne!(leaf.tsize, canonical_block_bytes(leaf.file_bytes), "not by sole_leaf");
+                }
+                tree.finish(&profile, metadata, sink)
+            }
+            Tree::Trickle(tree) => tree.finish(&profile, metadata, sink),
         };
         Root { cid: root.cid, size: root.file_bytes, tsize: root.tsize, leaves: leaves.max(1) }
     }
 }
 
-/// Makes the parent of `children`, gives it to `sink` and leaves no child.
-fn close(profile: &Profile, children: &mut Vec<LeafRef>, sink: &mut dyn FnMut(Block)) -> LeafRef {
+/// Makes the parent of `children`, gives it to `sink` and leaves no child. Only a root has metadata.
+fn close(profile: &Profile, children: &mut Vec<LeafRef>, metadata: Metadata, sink: &mut dyn FnMut(Block)) -> LeafRef {
     let blocksizes: Vec<u64> = children.iter().map(|child| child.file_bytes).collect();
     let file_bytes = blocksizes.iter().sum();
     let below: u64 = children.iter().map(|child| child.tsize).sum();
-    let data = Data { filesize: Some(file_bytes), blocksizes, ..Data::new(Kind::File) }.encode();
+    let mut data = Data { filesize: Some(file_bytes), blocksizes, ..Data::new(Kind::File) };
+    metadata.set_in(&mut data);
     let links = children.drain(..).map(|child| Link { cid: child.cid, name: Bytes::new(), tsize: Some(child.tsize) });
-    let node = Node { links: links.collect(), data: Some(data.into()) };
+    let node = Node { links: links.collect(), data: Some(data.encode().into()) };
     let like = profile.node_cid(profile.hash.digest([&[], &[], &[]]));
     let block = seal(&like, dagpb::encode(&node));
     let parent = LeafRef { cid: *block.cid(), file_bytes, tsize: below + block.bytes().len() as u64 };

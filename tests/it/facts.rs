@@ -6,8 +6,9 @@
 use std::{collections::BTreeMap, env, fs, path::PathBuf};
 
 use bitshoal::dag::{
-    builder::{Builder, HashFunction, Layout, Profile, Root, Version, leaf},
+    builder::{Builder, HashFunction, Layout, Profile, Root, Version, leaf, sole_leaf},
     chunker::Chunker,
+    unixfs::{Metadata, Mtime},
 };
 use orion::hazardous::stream::chacha20::{ChaCha20, Nonce, SecretKey};
 use serde_json::Value;
@@ -34,7 +35,7 @@ fn hashed(name: &str) -> Profile {
     Profile { hash: HashFunction::parse(name).unwrap(), ..KUBO_V1 }
 }
 
-fn add(profile: &Profile, content: &Content<'_>) -> Root {
+fn add(profile: &Profile, content: &Content<'_>, metadata: Metadata) -> Root {
     let size = match content {
         Text(text) => text.len() as u64,
         Content::Bytes(bytes) => bytes.len() as u64,
@@ -62,10 +63,13 @@ fn add(profile: &Profile, content: &Content<'_>) -> Root {
                 stream.as_mut().unwrap().xor_keystream_into(&mut chunk[..length]).unwrap();
             }
         }
-        builder.push(leaf(profile, &chunk[..length]), &mut |_| {});
+        let data = &chunk[..length];
+        let is_sole = length as u64 == size;
+        let leaf = if is_sole { sole_leaf(profile, data, metadata).0 } else { leaf(profile, data) };
+        builder.push(leaf, &mut |_| {});
         offset += length as u64;
     }
-    builder.finish(&mut |_| {})
+    builder.finish_with(metadata, &mut |_| {})
 }
 
 #[test]
@@ -134,7 +138,7 @@ fn published_cids_are_ours() {
             "bafk2bzaceabgxpfgeyypgntiuudpib4t6vtunwnoktpumyllxqtzdgzzyauew",
         ),
     ] {
-        assert_eq!(add(&profile, &content).cid.to_string(), cid, "{profile:?}");
+        assert_eq!(add(&profile, &content, Metadata::default()).cid.to_string(), cid, "{profile:?}");
     }
 }
 
@@ -168,7 +172,7 @@ fn every_fact_of_the_vectors_folder_is_ours_or_counted() {
             } else {
                 Zeros(content["zeros"].as_u64().unwrap())
             };
-            let root = add(&profile, &content);
+            let root = add(&profile, &content, metadata_of(fact));
             assert_eq!(root.cid.to_string(), fact["cid"].as_str().unwrap(), "{fact}");
             assert!(fact["tsize"].as_u64().is_none_or(|tsize| tsize == root.tsize), "{fact}");
             *counts.entry("checked").or_default() += 1;
@@ -185,9 +189,6 @@ fn profile_of(fact: &Value) -> Result<Profile, &'static str> {
         "dir" | "hamt" => return Err("not yet: directories"),
         "symlink" => return Err("not yet: symbolic links"),
         other => panic!("unknown kind {other}: {fact}"),
-    }
-    if !fact["meta"].is_null() || !fact["mtime"].is_null() {
-        return Err("not yet: mode and mtime");
     }
     let Some(arguments) = fact["add"].as_array() else {
         let options = &fact["opts"];
@@ -216,9 +217,19 @@ fn profile_of(fact: &Value) -> Result<Profile, &'static str> {
             ("--trickle", _) => profile.layout = Layout::Trickle,
             ("--inline" | "--inline-limit", _) => return Err("not yet: inlined leaves"),
             ("--wrap-with-directory", _) => return Err("not yet: directories"),
-            ("--preserve-mode" | "--preserve-mtime", _) => return Err("not yet: mode and mtime"),
+            ("--preserve-mode" | "--preserve-mtime", _) => profile = profile.for_metadata(),
             _ => panic!("unknown option {argument}: {fact}"),
         }
     }
     Ok(profile)
+}
+
+/// Mode and time of the fact's file, which it says only when they were kept.
+fn metadata_of(fact: &Value) -> Metadata {
+    let meta = &fact["meta"];
+    let octal = |text| u32::from_str_radix(text, 8).unwrap();
+    let mode = meta["mode"].as_u64().map(|mode| mode.try_into().unwrap()).or(fact["mode"].as_str().map(octal));
+    let seconds = meta["mtime"][0].as_i64().or(fact["mtime"].as_i64());
+    let nanos = meta["mtime"][1].as_u64().unwrap_or(0).try_into().unwrap();
+    Metadata { mode, mtime: seconds.map(|seconds| Mtime { seconds, nanos }) }
 }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::dag::unixfs::Mtime;
 
 fn build(profile: Profile, file: &[u8]) -> (Root, Vec<Block>) {
     let mut blocks = Vec::new();
@@ -140,7 +141,7 @@ fn naive_trickle<'a>(profile: &Profile, mut leaves: &'a [LeafRef], depth: Option
             }
         }
     }
-    (close(profile, &mut children, &mut |_| {}), leaves)
+    (close(profile, &mut children, Metadata::default(), &mut |_| {}), leaves)
 }
 
 #[test]
@@ -177,6 +178,80 @@ fn memory_of_trickle_trees_is_bounded_by_width_and_depth() {
         assert!(tree.open.iter().all(|subtree| subtree.links.len() < 2 + 4 * 7));
     }
     assert_eq!(builder.finish(&mut |_| {}).size, 70_000 * 1024);
+}
+
+fn dated(mode: u32, seconds: i64) -> Metadata {
+    Metadata { mode: Some(mode), mtime: Some(Mtime { seconds, nanos: 0 }) }
+}
+
+#[test]
+fn empty_files_with_metadata_are_kubos() {
+    let mtime = Some(Mtime { seconds: 1_604_320_482, nanos: 0 });
+    for (metadata, cid, tsize) in [
+        (Metadata { mode: Some(416), mtime: None }, "QmQLgxypSNGNFTuUPGCecq6dDEjb6hNB5xSyVmP3cEuNtq", 9),
+        (Metadata { mode: None, mtime }, "QmQ6kErEW8kztQFV8vbwNU8E4dmtGsYpRiboiLxUEwibvj", 14),
+        (Metadata { mode: Some(416), mtime }, "QmYkvboLsvLFcSYmqVJRxvBdYRQLroLv9kELf3LRiCqBri", 17),
+    ] {
+        let mut given = Vec::new();
+        let root = Builder::new(Profile::V0_2015).finish_with(metadata, &mut |block| given.push(*block.cid()));
+        assert_eq!((root.cid.to_string().as_str(), root.tsize, root.leaves, given), (cid, tsize, 1, vec![root.cid]));
+        let (leaf, _) = sole_leaf(&Profile::V0_2015, b"", metadata);
+        let mut builder = Builder::new(Profile::V0_2015);
+        builder.push(leaf, &mut |_| {});
+        assert_eq!(builder.finish_with(metadata, &mut |_| {}), root);
+    }
+}
+
+/// Whatever the tree's form, its root holds the metadata and nothing else changes.
+#[test]
+fn only_the_root_has_metadata() {
+    let metadata = dated(0o640, 1_700_000_049);
+    for layout in [Layout::Balanced, Layout::Trickle] {
+        for (raw_leaves, length) in (0..20).flat_map(|length| [(false, length), (true, length)]) {
+            let profile = Profile { chunk: 1, width: 3, layout, raw_leaves, ..Profile::V1_2025 };
+            let mut blocks = Vec::new();
+            let mut builder = Builder::new(profile);
+            for _ in 0..length {
+                let leaf = if length == 1 { sole_leaf(&profile, b"x", metadata).0 } else { leaf(&profile, b"x") };
+                builder.push(leaf, &mut |block| blocks.push(block));
+            }
+            let root = builder.finish_with(metadata, &mut |block| blocks.push(block));
+            assert_eq!((root.size, root.cid.codec()), (length, DAG_PB));
+            if (layout, raw_leaves, length) == (Layout::Balanced, false, 1) {
+                assert!(blocks.is_empty());
+                continue;
+            }
+            for block in &blocks {
+                let data = Data::decode(&dagpb::decode(block.bytes()).unwrap().data.unwrap()).unwrap();
+                let expected = if *block.cid() == root.cid { metadata } else { Metadata::default() };
+                assert_eq!((data.metadata(), data.kind), (expected, Kind::File));
+            }
+            assert_eq!(blocks.last().map(|block| *block.cid()), Some(root.cid));
+            if length > 1 || layout == Layout::Trickle {
+                let (plain, without) = build(profile, &vec![b'x'; usize::try_from(length).unwrap()]);
+                assert_eq!((without.len(), plain.leaves), (blocks.len(), root.leaves));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_sole_leaf_is_wrapped_as_it_says() {
+    for metadata in [Metadata::default(), dated(0o4755, -1)] {
+        for profile in [Profile::V0_2015, Profile::V1_2025, Profile { layout: Layout::Trickle, ..Profile::V0_2015 }] {
+            for length in [1, 127, 128, 262_144] {
+                let data = vec![9; length];
+                let (named, wrap) = sole_leaf(&profile, &data, metadata);
+                let (mut block, suffix) = wrap.affixes(u32::try_from(length).unwrap());
+                block.extend_from_slice(&data);
+                block.extend_from_slice(&suffix);
+                assert_eq!(named.tsize, block.len() as u64);
+                assert!(Block::verify(&named.cid, block.into()).is_ok());
+                let holds_it = matches!(wrap, Wrap::Custom { .. });
+                assert_eq!(holds_it, metadata.mode.is_some() && profile == Profile::V0_2015);
+            }
+        }
+    }
 }
 
 proptest! {

@@ -1,7 +1,7 @@
 //! The trickle layout: every node has `width` leaves, then sub-trees that get deeper (protocols.md §3.4).
 
 use super::{LeafRef, Profile, close};
-use crate::block::Block;
+use crate::{block::Block, dag::unixfs::Metadata};
 
 /// Sub-trees of each depth in a node (`depthRepeat` in boxo).
 const SUBTREES_A_DEPTH: usize = 4;
@@ -42,16 +42,16 @@ impl Trickle {
     }
 
     /// The root, which is a node of its own above a single leaf too, and one without links when there is no leaf.
-    pub(super) fn finish(mut self, profile: &Profile, sink: &mut dyn FnMut(Block)) -> LeafRef {
+    pub(super) fn finish(mut self, profile: &Profile, metadata: Metadata, sink: &mut dyn FnMut(Block)) -> LeafRef {
         while !self.open.is_empty() {
             self.close_last(profile, sink);
         }
-        close(profile, &mut self.root, sink)
+        close(profile, &mut self.root, metadata, sink)
     }
 
     fn close_last(&mut self, profile: &Profile, sink: &mut dyn FnMut(Block)) {
         if let Some(mut subtree) = self.open.pop() {
-            let link = close(profile, &mut subtree.links, sink);
+            let link = close(profile, &mut subtree.links, Metadata::default(), sink);
             self.open.last_mut().map_or(&mut self.root, |parent| &mut parent.links).push(link);
         }
     }
