@@ -22,11 +22,16 @@ use super::{
     unixfs::{Data, Kind, Metadata},
     wrap::{Wrap, canonical_block_bytes},
 };
-use crate::block::{BLOCK_BYTES_MAX, Block, Cid, DAG_PB, Multihash, Prefix, RAW, SHA2_256};
+use crate::block::{
+    BLOCK_BYTES_MAX, Block, Cid, DAG_PB, DIGEST_BYTES_MAX, IDENTITY, Multihash, Prefix, RAW, SHA2_256, identity_content,
+};
 
 /// The most children that a node may be given. A link and its size entry take at most 100 bytes (64-byte digest), so
 /// that a full node stays below a block's 2 MiB.
 pub const WIDTH_MAX: usize = 16_384;
+
+/// As [`WIDTH_MAX`], where links may be 128-byte identity CIDs.
+const WIDTH_MAX_INLINE: usize = 12_288;
 
 /// How leaves are put into a tree (protocols.md §3.4).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,10 +53,13 @@ pub struct Profile {
     /// Bytes in each leaf but the last, as [`super::chunker::Chunker`] allows them.
     pub chunk: u32,
     /// Children of each inner node but the last of its level, not counting a trickle node's sub-trees: 2 to
-    /// [`WIDTH_MAX`].
+    /// [`Self::width_max`].
     pub width: usize,
     /// The tree's form.
     pub layout: Layout,
+    /// Blocks of at most that many bytes, leaves and nodes alike, become identity CIDs, which hold them and are of
+    /// version 1 always; above 128 bytes none can. `None` differs from 0, which makes one of the empty raw leaf.
+    pub inline: Option<u32>,
     /// What all blocks are hashed with.
     pub hash: HashFunction,
 }
@@ -64,6 +72,7 @@ impl Profile {
         chunk: 1_048_576,
         width: 1024,
         layout: Layout::Balanced,
+        inline: None,
         hash: HashFunction::SHA2_256,
     };
     /// `unixfs-v0-2015` (IPIP-499): 256 KiB dag-pb leaves, 174 a node; what `ipfs add` does without options.
@@ -73,6 +82,7 @@ impl Profile {
         chunk: 262_144,
         width: 174,
         layout: Layout::Balanced,
+        inline: None,
         hash: HashFunction::SHA2_256,
     };
 
@@ -109,18 +119,58 @@ impl Profile {
         Self { raw_leaves: false, ..self }
     }
 
-    /// The name of a dag-pb node with that digest.
-    fn node_cid(&self, multihash: Multihash) -> Cid {
+    /// The most that `width` may be: less than [`WIDTH_MAX`] where links may hold blocks. Such a link and its size
+    /// entry take at most 163 bytes.
+    #[must_use]
+    pub const fn width_max(&self) -> usize {
+        if self.inline.is_some() { WIDTH_MAX_INLINE } else { WIDTH_MAX }
+    }
+
+    const fn leaf_codec(&self) -> u64 {
+        if self.raw_leaves { RAW } else { DAG_PB }
+    }
+
+    const fn inlines(&self, block_bytes: usize) -> bool {
+        match self.inline {
+            Some(limit) => block_bytes <= limit as usize && block_bytes <= DIGEST_BYTES_MAX,
+            None => false,
+        }
+    }
+
+    /// The name of the block that is the parts' concatenation.
+    fn name(&self, codec: u64, parts: [&[u8]; 3]) -> Cid {
+        if self.inlines(parts.iter().map(|part| part.len()).sum()) {
+            return identity(codec, &parts.concat());
+        }
+        let multihash = self.hash.digest(parts);
         if self.cid_version == Version::V0
+            && codec == DAG_PB
             && let Ok(cid) = Cid::new_v0(multihash)
         {
             return cid;
         }
-        Cid::new_v1(DAG_PB, multihash)
+        Cid::new_v1(codec, multihash)
     }
 
-    fn leaf_cid(&self, multihash: Multihash) -> Cid {
-        if self.raw_leaves { Cid::new_v1(RAW, multihash) } else { self.node_cid(multihash) }
+    /// Makes a block of our own bytes.
+    fn seal(&self, codec: u64, bytes: Vec<u8>) -> Block {
+        let like = if self.inlines(bytes.len()) {
+            identity(codec, &bytes)
+        } else {
+            Self { inline: None, ..*self }.name(codec, [&[], &[], &[]])
+        };
+        Block::seal(Prefix::of(&like), Bytes::from(bytes)).expect("our own nodes fit a block and have a known hash")
+    }
+}
+
+fn identity(codec: u64, bytes: &[u8]) -> Cid {
+    Cid::new_v1(codec, Multihash::wrap(IDENTITY, bytes).expect("not longer than a digest may be"))
+}
+
+/// Gives `sink` what somebody must keep: an identity CID is its own block.
+fn give(block: Block, sink: &mut dyn FnMut(Block)) {
+    if identity_content(block.cid()).is_none() {
+        sink(block);
     }
 }
 
@@ -245,7 +295,7 @@ fn wrapped(profile: &Profile, wrap: &Wrap, data: &[u8]) -> LeafRef {
     let (prefix, suffix) = wrap.affixes(length);
     let block_bytes = prefix.len() + data.len() + suffix.len();
     assert!(block_bytes <= BLOCK_BYTES_MAX, "a leaf of {block_bytes} bytes is larger than a block may be");
-    let cid = profile.leaf_cid(profile.hash.digest([&prefix, data, &suffix]));
+    let cid = profile.name(profile.leaf_codec(), [&prefix, data, &suffix]);
     LeafRef { cid, file_bytes: data.len() as u64, tsize: block_bytes as u64 }
 }
 
@@ -259,12 +309,7 @@ pub fn leaf_block(profile: &Profile, data: &[u8]) -> Block {
     let (mut bytes, suffix) = profile.wrap().affixes(length);
     bytes.extend_from_slice(data);
     bytes.extend_from_slice(&suffix);
-    seal(&profile.leaf_cid(profile.hash.digest([&[], &[], &[]])), bytes)
-}
-
-/// Seals our own bytes under the version, codec and hash of `like`.
-fn seal(like: &Cid, bytes: Vec<u8>) -> Block {
-    Block::seal(Prefix::of(like), Bytes::from(bytes)).expect("our own nodes fit a block and have a known hash")
+    profile.seal(profile.leaf_codec(), bytes)
 }
 
 /// Makes the inner nodes of a tree from its leaves in file order.
@@ -285,10 +330,11 @@ impl Builder {
     /// A builder without leaves.
     ///
     /// # Panics
-    /// When the profile's width is not in 2 to [`WIDTH_MAX`].
+    /// When the profile's width is not in 2 to [`Profile::width_max`].
     #[must_use]
     pub fn new(profile: Profile) -> Self {
-        assert!((2..=WIDTH_MAX).contains(&profile.width), "width {} is not in 2..={WIDTH_MAX}", profile.width);
+        let widths = 2..=profile.width_max();
+        assert!(widths.contains(&profile.width), "width {} is not in {widths:?}", profile.width);
         let tree = match profile.layout {
             Layout::Balanced => Tree::Balanced(Balanced::default()),
             Layout::Trickle => Tree::Trickle(Trickle::default()),
@@ -309,7 +355,8 @@ impl Builder {
     }
 
     /// Gives the remaining nodes to `sink` and names the tree. Without any leaf this is the empty file, whose one block
-    /// is given to `sink` as well, because there is no file that it could be served from.
+    /// is given to `sink` as well, because there is no file that it could be served from. Blocks that became identity
+    /// CIDs are never given.
     pub fn finish(self, sink: &mut dyn FnMut(Block)) -> Root {
         self.finish_with(Metadata::default(), sink)
     }
@@ -324,7 +371,7 @@ impl Builder {
             Tree::Balanced(_) if leaves == 0 && plain => {
                 let block = leaf_block(&profile, &[]);
                 let root = LeafRef { cid: *block.cid(), file_bytes: 0, tsize: block.bytes().len() as u64 };
-                sink(block);
+                give(block, sink);
                 root
             }
             // The empty leaf that holds metadata is the same as a node without children.
@@ -350,9 +397,8 @@ fn close(profile: &Profile, children: &mut Vec<LeafRef>, metadata: Metadata, sin
     metadata.set_in(&mut data);
     let links = children.drain(..).map(|child| Link { cid: child.cid, name: Bytes::new(), tsize: Some(child.tsize) });
     let node = Node { links: links.collect(), data: Some(data.encode().into()) };
-    let like = profile.node_cid(profile.hash.digest([&[], &[], &[]]));
-    let block = seal(&like, dagpb::encode(&node));
+    let block = profile.seal(DAG_PB, dagpb::encode(&node));
     let parent = LeafRef { cid: *block.cid(), file_bytes, tsize: below + block.bytes().len() as u64 };
-    sink(block);
+    give(block, sink);
     parent
 }

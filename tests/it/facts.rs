@@ -198,6 +198,7 @@ fn profile_of(fact: &Value) -> Result<Profile, &'static str> {
             chunk: options["chunk"].as_u64().unwrap().try_into().unwrap(),
             width: options["width"].as_u64().unwrap().try_into().unwrap(),
             layout: if options["layout"] == "trickle" { Layout::Trickle } else { Layout::Balanced },
+            inline: None,
             hash: HashFunction::SHA2_256,
         });
     };
@@ -215,7 +216,8 @@ fn profile_of(fact: &Value) -> Result<Profile, &'static str> {
                 profile.chunk = chunker.bytes();
             }
             ("--trickle", _) => profile.layout = Layout::Trickle,
-            ("--inline" | "--inline-limit", _) => return Err("not yet: inlined leaves"),
+            ("--inline", _) => profile.inline = profile.inline.or(Some(32)),
+            ("--inline-limit", limit) => profile.inline = Some(limit.parse().unwrap()),
             ("--wrap-with-directory", _) => return Err("not yet: directories"),
             ("--preserve-mode" | "--preserve-mtime", _) => profile = profile.for_metadata(),
             _ => panic!("unknown option {argument}: {fact}"),

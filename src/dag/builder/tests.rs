@@ -92,19 +92,23 @@ fn one_chunk_is_its_own_root_and_the_empty_file_one_empty_leaf() {
 
 #[test]
 fn the_widest_node_fits_a_block() {
-    let profile = Profile {
+    let hashed = Profile {
         width: WIDTH_MAX,
         hash: HashFunction::parse("sha2-512").unwrap(),
         ..Profile::kubo_defaults(Version::V1)
     };
-    let big = LeafRef { file_bytes: 1 << 39, tsize: 1 << 40, ..leaf(&profile, &[1]) };
-    let mut builder = Builder::new(profile);
-    let mut longest = 0;
-    for _ in 0..WIDTH_MAX {
-        builder.push(big, &mut |_| {});
+    let inlined = Profile { inline: Some(128), ..Profile::V1_2025 };
+    let inlined = Profile { width: inlined.width_max(), ..inlined };
+    for profile in [hashed, inlined] {
+        let big = LeafRef { file_bytes: 1 << 39, tsize: 1 << 40, ..leaf(&profile, &[1; 128]) };
+        let mut builder = Builder::new(profile);
+        let mut longest = 0;
+        for _ in 0..profile.width {
+            builder.push(big, &mut |_| {});
+        }
+        builder.finish(&mut |block| longest = longest.max(block.bytes().len()));
+        assert!(longest > 1 << 20 && longest <= BLOCK_BYTES_MAX);
     }
-    builder.finish(&mut |block| longest = longest.max(block.bytes().len()));
-    assert!(longest > 1 << 20 && longest <= BLOCK_BYTES_MAX);
 }
 
 #[test]
@@ -254,6 +258,36 @@ fn the_sole_leaf_is_wrapped_as_it_says() {
     }
 }
 
+#[test]
+fn blocks_up_to_the_limit_are_inlined_and_not_given_away() {
+    let profile = Profile { inline: Some(32), ..Profile::kubo_defaults(Version::V1) };
+    let (root, blocks) = build(Profile { inline: Some(0), ..profile }, b"");
+    assert_eq!((root.cid.to_string().as_str(), blocks.len()), ("bafkqaaa", 0));
+    let named = |length| leaf(&profile, &vec![1; length]).cid;
+    assert_eq!(identity_content(&named(32)), Some(&[1; 32][..]));
+    assert_eq!(named(33), leaf(&Profile { inline: None, ..profile }, &[1; 33]).cid);
+    let without_bound = Profile { inline: Some(u32::MAX), ..Profile::V0_2015 };
+    let content = leaf(&without_bound, &[1; 117]).cid;
+    assert_eq!((content.version(), content.codec(), content.hash().size()), (Version::V1, DAG_PB, 125));
+    assert_eq!(leaf(&without_bound, &[1; 128]).cid.version(), Version::V0);
+}
+
+#[test]
+fn inlined_inner_nodes_are_linked_like_others() {
+    let profile = Profile { chunk: 1, width: 3, inline: Some(u32::MAX), ..Profile::V1_2025 };
+    for layout in [Layout::Balanced, Layout::Trickle] {
+        for length in 0..40 {
+            let profile = Profile { layout, ..profile };
+            let (root, blocks) = build(profile, &vec![7; length]);
+            let (plain, all) = build(Profile { inline: None, ..profile }, &vec![7; length]);
+            assert_eq!((root.size, root.leaves), (plain.size, plain.leaves));
+            assert!(blocks.len() < all.len() || length == 1);
+            assert!(blocks.iter().all(|block| block.bytes().len() > 128));
+            assert!(root.tsize <= plain.tsize);
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn the_tree_is_the_naive_one(
@@ -263,7 +297,7 @@ proptest! {
         version_1: bool,
     ) {
         let cid_version = if version_1 { Version::V1 } else { Version::V0 };
-        let profile = Profile { cid_version, raw_leaves, chunk, width, layout: Layout::Balanced, hash: HashFunction::SHA2_256 };
+        let profile = Profile { cid_version, raw_leaves, chunk, width, layout: Layout::Balanced, inline: None, hash: HashFunction::SHA2_256 };
         let (root, _) = build(profile, &file);
         prop_assert_eq!((root.cid, root.size, root.tsize), naive(&profile, &file));
         prop_assert_eq!(root.leaves, (file.len() as u64).div_ceil(u64::from(chunk)).max(1));
