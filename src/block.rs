@@ -211,6 +211,16 @@ pub fn identity_content(cid: &Cid) -> Option<&[u8]> {
     (cid.hash().code() == IDENTITY).then(|| cid.hash().digest())
 }
 
+/// The content of a CID that needs neither a store nor a peer: of an identity CID, and of the empty block, which boxo
+/// never sends (protocols.md §1.4).
+#[must_use]
+pub fn known_content(cid: &Cid) -> Option<Bytes> {
+    if let Some(content) = identity_content(cid) {
+        return Some(Bytes::copy_from_slice(content));
+    }
+    Prefix::of(cid).hash(&[]).is_ok_and(|empty| empty == *cid).then(Bytes::new)
+}
+
 /// Reads a CID in text form: CIDv0 (`Qm…`) or any multibase CIDv1.
 ///
 /// # Errors
@@ -299,6 +309,18 @@ mod tests {
         assert_eq!(identity_content(&at), Some(&[7; 128][..]));
         assert!(prefix(129).is_err());
         assert!(prefix(127).unwrap().hash(&[7; 128]).is_err());
+    }
+
+    #[test]
+    fn the_empty_block_and_identity_blocks_are_known() {
+        for (cid, content) in [
+            ("bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku", Some(&b""[..])),
+            ("bafkqaaa", Some(b"")),
+            ("bafyaabakaieac", Some(b"\x0a\x02\x08\x01")),
+            ("bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e", None),
+        ] {
+            assert_eq!(known_content(&parse_cid(cid).unwrap()).as_deref(), content, "{cid}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     DagError,
+    chunker::Chunker,
     dagpb::{self, Link, Node},
     unixfs::{Data, Kind},
     wrap::Wrap,
@@ -28,8 +29,8 @@ pub struct Profile {
     pub cid_version: Version,
     /// Whether leaves are bare bytes, or dag-pb nodes.
     pub raw_leaves: bool,
-    /// Bytes in each leaf but the last, as [`super::chunker::Chunker`] allows them.
-    pub chunk: u32,
+    /// Where a file is cut into leaves.
+    pub chunker: Chunker,
     /// Children of each inner node but the last of its level: 2 to [`WIDTH_MAX`].
     pub width: usize,
     /// What all blocks are hashed with.
@@ -41,13 +42,18 @@ impl Profile {
     pub const V1_2025: Self = Self {
         cid_version: Version::V1,
         raw_leaves: true,
-        chunk: 1_048_576,
+        chunker: Chunker::Size(1_048_576),
         width: 1024,
         hash: HashFunction::SHA2_256,
     };
     /// `unixfs-v0-2015` (IPIP-499): 256 KiB dag-pb leaves, 174 a node; what `ipfs add` does without options.
-    pub const V0_2015: Self =
-        Self { cid_version: Version::V0, raw_leaves: false, chunk: 262_144, width: 174, hash: HashFunction::SHA2_256 };
+    pub const V0_2015: Self = Self {
+        cid_version: Version::V0,
+        raw_leaves: false,
+        chunker: Chunker::Size(262_144),
+        width: 174,
+        hash: HashFunction::SHA2_256,
+    };
 
     /// What `ipfs add --cid-version=N` does: version 1 changes only the CIDs and makes leaves raw.
     #[must_use]
@@ -273,8 +279,11 @@ impl Builder {
         let file_bytes = blocksizes.iter().sum();
         let below: u64 = children.iter().map(|child| child.tsize).sum();
         let data = Data { filesize: Some(file_bytes), blocksizes, ..Data::new(Kind::File) }.encode();
-        let links =
-            children.drain(..).map(|child| Link { cid: child.cid, name: Bytes::new(), tsize: Some(child.tsize) });
+        let links = children.drain(..).map(|child| Link {
+            cid: child.cid,
+            name: Bytes::new().into(),
+            tsize: Some(child.tsize),
+        });
         let node = Node { links: links.collect(), data: Some(data.into()) };
         let like = self.profile.node_cid(self.profile.hash.digest([&[], &[], &[]]));
         let block = seal(&like, dagpb::encode(&node));
@@ -293,7 +302,7 @@ mod tests {
     fn build(profile: Profile, file: &[u8]) -> (Root, Vec<Block>) {
         let mut blocks = Vec::new();
         let mut builder = Builder::new(profile);
-        for chunk in file.chunks(profile.chunk as usize) {
+        for chunk in file.chunks(profile.chunker.bytes_max() as usize) {
             builder.push(leaf(&profile, chunk), &mut |block| blocks.push(block));
         }
         let root = builder.finish(&mut |block| blocks.push(block));
@@ -303,7 +312,7 @@ mod tests {
     /// Collect all, group, repeat: the definition of the balanced layout.
     fn naive(profile: &Profile, file: &[u8]) -> (Cid, u64, u64) {
         let mut level: Vec<(Cid, u64, u64)> = file
-            .chunks(profile.chunk as usize)
+            .chunks(profile.chunker.bytes_max() as usize)
             .map(|chunk| {
                 let block = leaf_block(profile, chunk);
                 (*block.cid(), chunk.len() as u64, block.bytes().len() as u64)
@@ -322,7 +331,8 @@ mod tests {
                         blocksizes: group.iter().map(|g| g.1).collect(),
                         ..Data::new(Kind::File)
                     };
-                    let links = group.iter().map(|g| Link { cid: g.0, name: Bytes::new(), tsize: Some(g.2) }).collect();
+                    let links =
+                        group.iter().map(|g| Link { cid: g.0, name: Bytes::new().into(), tsize: Some(g.2) }).collect();
                     let bytes = Bytes::from(dagpb::encode(&Node { links, data: Some(data.encode().into()) }));
                     let length = bytes.len() as u64;
                     let prefix = if profile.cid_version == Version::V0 { Prefix::DAG_PB_V0 } else { Prefix::DAG_PB_V1 };
@@ -415,7 +425,7 @@ mod tests {
             version_1: bool,
         ) {
             let cid_version = if version_1 { Version::V1 } else { Version::V0 };
-            let profile = Profile { cid_version, raw_leaves, chunk, width, hash: HashFunction::SHA2_256 };
+            let profile = Profile { cid_version, raw_leaves, chunker: Chunker::Size(chunk), width, hash: HashFunction::SHA2_256 };
             let (root, _) = build(profile, &file);
             prop_assert_eq!((root.cid, root.size, root.tsize), naive(&profile, &file));
             prop_assert_eq!(root.leaves, (file.len() as u64).div_ceil(u64::from(chunk)).max(1));

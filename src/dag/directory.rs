@@ -323,8 +323,8 @@ impl Listing {
     /// A name that more than one entry has. Others read the first of them or the last, so that nobody can say what such
     /// a directory holds; it should be refused.
     #[must_use]
-    pub fn duplicate(&self) -> Option<&Bytes> {
-        let mut names: Vec<&Bytes> = self.entries.iter().map(|entry| &entry.name).collect();
+    pub fn duplicate(&self) -> Option<&[u8]> {
+        let mut names: Vec<&[u8]> = self.entries.iter().map(|entry| &*entry.name).collect();
         names.sort_unstable();
         names.array_windows().find(|[a, b]| a == b).map(|[twice, _]| *twice)
     }
@@ -332,7 +332,7 @@ impl Listing {
     /// The entry of that name, the first if there are more (as Kubo).
     #[must_use]
     pub fn find(&self, name: &[u8]) -> Option<&Entry> {
-        self.entries.iter().find(|entry| entry.name == name)
+        self.entries.iter().find(|entry| *entry.name == *name)
     }
 }
 

@@ -12,7 +12,7 @@
 
 mod murmur3;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
 use super::{
     dagpb::{Link, push_link},
@@ -272,7 +272,7 @@ impl ShardNode {
         }
         let level = self.level;
         let item = |(mut link, slot): (Link, u16)| {
-            link.name.advance(level.prefix_bytes());
+            link.name = link.name.bytes().slice(level.prefix_bytes()..).into();
             if link.name.is_empty() {
                 return Ok(ShardItem::Shard { cid: link.cid, place: place.child(level, slot)? });
             }
@@ -300,11 +300,11 @@ impl ShardNode {
         let Some(link) = self.slots.binary_search(&slot).ok().and_then(|at| self.links.get(at)) else {
             return Ok(Step::Absent);
         };
-        let rest = link.name.slice(self.level.prefix_bytes()..);
+        let rest = link.name.bytes().slice(self.level.prefix_bytes()..);
         if rest.is_empty() {
             return Ok(Step::Shard { cid: link.cid, place: place.child(self.level, slot)? });
         }
-        Ok(if rest == name { Step::Entry(Link { name: rest, ..*link }) } else { Step::Absent })
+        Ok(if rest == name { Step::Entry(Link { name: rest.into(), ..*link }) } else { Step::Absent })
     }
 
     fn fits(&self, place: &ShardPlace) -> Result<(), DirError> {

@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn what_is_no_leaf_is_refused() {
         let cid = crate::block::parse_cid("bafkqaaa").unwrap();
-        let links = vec![Link { cid, name: Bytes::new(), tsize: Some(0) }];
+        let links = vec![Link { cid, name: Bytes::new().into(), tsize: Some(0) }];
         let inner = encode(&Node { links, data: Some(file(Kind::File, b"").encode().into()) });
         assert_eq!(Wrap::split(&inner.into(), DAG_PB), Err(DagError::HasLinks));
         let directory = leaf(&Data::new(Kind::Directory));

@@ -24,8 +24,8 @@ use crate::block::{Block, Cid};
 
 /// Things that one transaction removes at most.
 const REMOVALS_PER_COMMIT: usize = 16_384;
-/// References after which the pages of the table that were touched may go.
-const REFS_PER_RELEASE: usize = 2048;
+/// Things written or removed after which the pages that were touched may leave this process's memory.
+const THINGS_PER_RELEASE: usize = 2048;
 /// Things that are looked at in one read transaction: a long one keeps freed pages from being used again.
 const SCAN_MAX: usize = 1 << 20;
 
@@ -178,6 +178,7 @@ impl Store {
                 Ok(None)
             })?;
         }
+        self.inner.index.release_pages();
         Ok(())
     }
 
@@ -277,7 +278,7 @@ fn put_refs(
     refs.sort_unstable_by(|(a, at), (b, bt)| (a, at.file, at.offset).cmp(&(b, bt.file, bt.offset)));
     refs.dedup_by(|later, first| later.0 == first.0 && later.1.file == first.1.file);
     for (written, (key, place)) in (1..).zip(refs) {
-        if written % REFS_PER_RELEASE == 0 {
+        if written % THINGS_PER_RELEASE == 0 {
             release();
         }
         let (value, inline) = tables::ref_value(&place);
@@ -304,7 +305,10 @@ fn remove(index: &Index, id: CollectionId) -> Result<HashSet<FileId>, StoreError
     rest.sort_unstable();
     for lot in rest.chunks(REMOVALS_PER_COMMIT) {
         index.write(|txn, tables| {
-            for file in lot {
+            for (removed, file) in lot.iter().enumerate() {
+                if removed % THINGS_PER_RELEASE == 0 {
+                    index.release_pages();
+                }
                 let (first, last) = (tables::have_key(*file, 0), tables::have_key(*file, u64::from(u32::MAX)));
                 tables.have.delete_range(txn, &(Bound::Included(&first[..]), Bound::Included(&last[..])))?;
                 tables.extents.delete(txn, &tables::file_key(*file))?;

@@ -217,7 +217,7 @@ impl Engine {
                     paths.iter().map(|path| provide::import(store, path, &import, &mut watch)).collect()
                 })
                 .await?;
-            for Imported { path, cid, size } in imported {
+            for Imported { path, cid, size, .. } in imported {
                 events.say(Event::Added { cid: cid.to_string(), path: WirePath(path), size }).await;
                 if let Some(node) = &self.0.node {
                     node.arrived(vec![cid]);

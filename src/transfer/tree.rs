@@ -219,7 +219,7 @@ pub(super) async fn obtain(
     cid: &Cid,
     notice: &mut impl FnMut(Notice),
 ) -> Result<Block, Failure> {
-    if let Some(bytes) = identity_or_local(store, cid)? {
+    if let Some(bytes) = known_or_local(store, cid)? {
         return Block::verify(cid, bytes).map_err(|e| Failure::new("index-damaged", e));
     }
     session.want(vec![(*cid, NODE_BYTES_HINT)]);
@@ -237,9 +237,9 @@ pub(super) async fn obtain(
 }
 
 /// What needs no network: identity CIDs, inner nodes of the index, and leaves of local files.
-fn identity_or_local(store: &Store, cid: &Cid) -> Result<Option<bytes::Bytes>, Failure> {
-    if let Some(content) = crate::block::identity_content(cid) {
-        return Ok(Some(bytes::Bytes::copy_from_slice(content)));
+fn known_or_local(store: &Store, cid: &Cid) -> Result<Option<bytes::Bytes>, Failure> {
+    if let Some(content) = crate::block::known_content(cid) {
+        return Ok(Some(content));
     }
     match store.node(&widen(cid)).map_err(|e| from_store(&e))? {
         Some(bytes) => Ok(Some(bytes)),

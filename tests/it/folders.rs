@@ -209,7 +209,7 @@ fn a_folder_goes_into_what_is_there_only_when_it_is_asked_to() {
 fn node(kind: Kind, data: Option<&[u8]>, links: &[(&str, Cid)]) -> Block {
     let links = links
         .iter()
-        .map(|(name, cid)| Link { cid: *cid, name: Bytes::copy_from_slice(name.as_bytes()), tsize: Some(9) })
+        .map(|(name, cid)| Link { cid: *cid, name: Bytes::copy_from_slice(name.as_bytes()).into(), tsize: Some(9) })
         .collect();
     let message = Data { data: data.map(Bytes::copy_from_slice), ..Data::new(kind) };
     let bytes = encode(&Node { links, data: Some(message.encode().into()) });

@@ -9,6 +9,7 @@ mod crash;
 mod errors;
 mod facts;
 mod folders;
+mod import;
 mod nodes;
 mod plan;
 mod support;

@@ -50,7 +50,7 @@ pub(in crate::dag) fn read_back(root: &Cid, blocks: &Blocks) -> Vec<(Bytes, Cid,
         assert_eq!(find(root, blocks, &entry.name), Some(entry.clone()));
     }
     assert_eq!(find(root, blocks, b"not there"), None);
-    entries.into_iter().map(|entry| (entry.name, entry.cid, entry.tsize)).collect()
+    entries.into_iter().map(|entry| (entry.name.bytes(), entry.cid, entry.tsize)).collect()
 }
 
 fn find(root: &Cid, blocks: &Blocks, name: &[u8]) -> Option<Entry> {
@@ -118,8 +118,8 @@ impl Naive {
     fn link(&self, prefix: &str, fanout: u64) -> Link {
         match self {
             Self::Name(name) => {
-                let name = [prefix.as_bytes(), name].concat().into();
-                Link { cid: some_cid(), name, tsize: Some(11) }
+                let name = [prefix.as_bytes(), name].concat();
+                Link { cid: some_cid(), name: Bytes::from(name).into(), tsize: Some(11) }
             }
             Self::Shard(children) => {
                 let mut field = vec![0; usize::try_from(fanout / 8).unwrap()];
@@ -133,7 +133,7 @@ impl Naive {
                 let below: u64 = links.iter().filter_map(|link| link.tsize).sum();
                 let block = shard(fanout, &field, links);
                 let tsize = Some(below + block.bytes().len() as u64);
-                Link { cid: *block.cid(), name: Bytes::copy_from_slice(prefix.as_bytes()), tsize }
+                Link { cid: *block.cid(), name: Bytes::copy_from_slice(prefix.as_bytes()).into(), tsize }
             }
         }
     }
@@ -178,7 +178,7 @@ proptest! {
         names in prop::collection::vec("[0-9A-F]{0,3}[a-z]{0,2}", 0..20),
         place in 0_u64..4,
     ) {
-        let links = names.iter().map(|name| Link { cid: some_cid(), name: name.clone().into(), tsize: None }).collect();
+        let links = names.iter().map(|name| Link { cid: some_cid(), name: Bytes::from(name.clone()).into(), tsize: None }).collect();
         if let Ok(node) = ShardNode::new(links, &Data { fanout, ..message(8, &field) }) {
             let place = ShardPlace { used: 3, hash: place, fanout: None };
             let _ = node.lookup(b"a", &place);
@@ -276,7 +276,7 @@ fn encoded_message(block: &Block) -> Data {
 }
 
 fn link(name: &[u8]) -> Link {
-    Link { cid: some_cid(), name: Bytes::copy_from_slice(name), tsize: None }
+    Link { cid: some_cid(), name: Bytes::copy_from_slice(name).into(), tsize: None }
 }
 
 /// `exampleA` hashes to 9DFF91F1…, `exampleB` to 5B0609F2…

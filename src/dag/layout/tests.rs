@@ -9,6 +9,7 @@ use crate::{
     block::Block,
     dag::{
         builder::{Builder, LeafRef, Profile, Version, leaf},
+        chunker::Chunker,
         unixfs::{Data, Kind},
         walk::tests::{file, node, tree},
     },
@@ -28,13 +29,13 @@ fn inner(profile: &Profile, content: &[u8]) -> (Cid, u64, HashMap<Cid, Block>, V
     let mut blocks = HashMap::new();
     let mut leaves = Vec::new();
     let mut builder = Builder::new(*profile);
-    for chunk in content.chunks(profile.chunk as usize) {
+    for chunk in content.chunks(profile.chunker.bytes_max() as usize) {
         let named = leaf(profile, chunk);
         let index = leaves.len() as u64;
         leaves.push(Leaf {
             index,
             cid: named.cid,
-            offset: index * u64::from(profile.chunk),
+            offset: index * u64::from(profile.chunker.bytes_max()),
             len: u32::try_from(chunk.len()).unwrap(),
             own: false,
         });
@@ -72,7 +73,7 @@ fn a_raw_root_is_its_own_leaf_and_nothing_is_asked_for() {
 
 #[test]
 fn a_missing_or_wrong_node_is_an_error_and_the_end() {
-    let profile = Profile { chunk: 1, width: 2, ..Profile::V1_2025 };
+    let profile = Profile { chunker: Chunker::Size(1), width: 2, ..Profile::V1_2025 };
     let (root, size, mut blocks, _) = inner(&profile, b"abcdef");
     let mut liar = Leaves::new(root, size + 1, from(&blocks));
     assert!(matches!(liar.next(), Some(Err(LayoutError::Walk { source: WalkError::SizeMismatch { .. }, .. }))));
@@ -148,7 +149,7 @@ proptest! {
         from_leaf: prop::sample::Index,
         off_by: u64,
     ) {
-        let profile = Profile { chunk, width, raw_leaves, ..Profile::kubo_defaults(Version::V1) };
+        let profile = Profile { chunker: Chunker::Size(chunk), width, raw_leaves, ..Profile::kubo_defaults(Version::V1) };
         let (root, size, blocks, expected) = inner(&profile, &content);
         let mut leaves = Leaves::new(root, size, from(&blocks));
         let found: Vec<Leaf> = leaves.by_ref().map(Result::unwrap).collect();

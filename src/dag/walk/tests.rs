@@ -7,6 +7,7 @@ use crate::{
     block::{Multihash, Prefix, parse_cid},
     dag::{
         builder::{Builder, Profile, Root, Version, leaf, leaf_block},
+        chunker::Chunker,
         dagpb::{Link, Node},
     },
 };
@@ -15,7 +16,7 @@ use crate::{
 pub(in crate::dag) fn tree(profile: Profile, file: &[u8]) -> (Root, HashMap<Cid, Block>) {
     let mut blocks = HashMap::new();
     let mut builder = Builder::new(profile);
-    for chunk in file.chunks(profile.chunk as usize) {
+    for chunk in file.chunks(profile.chunker.bytes_max() as usize) {
         let block = leaf_block(&profile, chunk);
         blocks.insert(*block.cid(), block);
         builder.push(leaf(&profile, chunk), &mut |block| drop(blocks.insert(*block.cid(), block)));
@@ -26,7 +27,7 @@ pub(in crate::dag) fn tree(profile: Profile, file: &[u8]) -> (Root, HashMap<Cid,
 
 /// A node of the given links and message.
 pub(in crate::dag) fn node(links: &[(Cid, u64)], message: &Data) -> Block {
-    let links = links.iter().map(|&(cid, tsize)| Link { cid, name: Bytes::new(), tsize: Some(tsize) }).collect();
+    let links = links.iter().map(|&(cid, tsize)| Link { cid, name: Bytes::new().into(), tsize: Some(tsize) }).collect();
     let bytes = dagpb::encode(&Node { links, data: Some(message.encode().into()) });
     Block::seal(Prefix::DAG_PB_V1, bytes.into()).unwrap()
 }
@@ -48,7 +49,7 @@ fn a_built_tree_walks_back_to_the_file() {
     let file: Vec<u8> = (0..=255).cycle().take(5000).collect();
     for raw_leaves in [true, false] {
         for length in [0, 1, 9, 10, 11, 99, 100, 101, 1000, 5000] {
-            let profile = Profile { raw_leaves, chunk: 10, width: 3, ..Profile::V1_2025 };
+            let profile = Profile { raw_leaves, chunker: Chunker::Size(10), width: 3, ..Profile::V1_2025 };
             let (root, blocks) = tree(profile, &file[..length]);
             let mut found = Vec::new();
             let mut todo = vec![(Claim::root(root.cid), None)];
@@ -149,7 +150,7 @@ fn children_without_bytes_are_refused() {
 
 #[test]
 fn leaves_are_told_from_inner_nodes_by_their_weight() {
-    let profile = Profile { raw_leaves: false, chunk: 1, width: 2, ..Profile::V1_2025 };
+    let profile = Profile { raw_leaves: false, chunker: Chunker::Size(1), width: 2, ..Profile::V1_2025 };
     let (root, blocks) = tree(profile, b"abc");
     let top = expand(&Claim::root(root.cid), &blocks[&root.cid]).unwrap();
     assert_eq!(

@@ -24,6 +24,9 @@ const RUN_LEAVES_MAX: u64 = 4096;
 /// Runs that a worker may be ahead of the tree.
 const RUNS_AHEAD: usize = 8;
 
+/// Bytes of a file in memory while its content says where it is cut.
+const CUT_WINDOW_BYTES: usize = 4 << 20;
+
 /// Inner nodes in one commit.
 const NODES_PER_COMMIT: usize = 64;
 
@@ -104,11 +107,12 @@ fn hash_file(
     watch: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Root, Failure> {
     let total = source.len();
-    let chunk = u64::from(profile.chunk);
+    let Some(chunk) = profile.chunker.fixed() else { return hash_by_content(source, profile, nodes, watch) };
+    let chunk = u64::from(chunk);
     let run_bytes = chunk * (RUN_BYTES / chunk).clamp(1, RUN_LEAVES_MAX);
     let runs = total.div_ceil(run_bytes);
     let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    let zero_leaf = leaf(profile, &vec![0; profile.chunk as usize]);
+    let zero_leaf = leaf(profile, &vec![0; profile.chunker.bytes_max() as usize]);
     let mut builder = Builder::new(*profile);
     if total == 0 {
         let empty = leaf(profile, &[]);
@@ -143,6 +147,45 @@ fn hash_file(
     })
 }
 
+/// As [`hash_file`] where the content says where a leaf ends: nobody knows that of the middle of a file, so one thread goes
+/// through it.
+fn hash_by_content(
+    source: &SourceFile,
+    profile: &Profile,
+    nodes: &mut NodeBatch<'_>,
+    watch: &mut dyn FnMut(u64) -> bool,
+) -> Result<Root, Failure> {
+    let longest = profile.chunker.bytes_max() as usize;
+    let mut builder = Builder::new(*profile);
+    let mut window = vec![0; CUT_WINDOW_BYTES.max(2 * longest)];
+    let (mut offset, mut filled) = (0_u64, 0_usize);
+    loop {
+        let read_at = offset + filled as u64;
+        let room = window.len() - filled;
+        let more = usize::try_from(source.len() - read_at).unwrap_or(usize::MAX).min(room);
+        source.read_at(read_at, &mut window[filled..filled + more]).map_err(|e| from_store(&e))?;
+        filled += more;
+        let last = offset + filled as u64 == source.len();
+        let mut rest = &window[..filled];
+        while !rest.is_empty() && (last || rest.len() >= longest) {
+            let (data, after) = rest.split_at(profile.chunker.cut(rest));
+            builder.push(leaf(profile, data), &mut |block| nodes.blocks.push(block));
+            rest = after;
+        }
+        let (used, left) = (filled - rest.len(), rest.len());
+        source.release(offset..offset + used as u64);
+        window.copy_within(used..filled, 0);
+        (offset, filled) = (offset + used as u64, left);
+        nodes.flush_when_full()?;
+        if !watch(offset) {
+            return Err(cancelled());
+        }
+        if last {
+            return Ok(builder.finish(&mut |block| nodes.blocks.push(block)));
+        }
+    }
+}
+
 /// One worker: hashes its runs until there are none, an error, or nobody listens.
 fn hash_runs(
     source: &SourceFile,
@@ -172,8 +215,9 @@ fn hash_run(
     buffer: &mut [u8],
 ) -> Result<Vec<LeafRef>, Failure> {
     let end = (offset + run_bytes).min(source.len());
-    let full_chunks = (end - offset) / u64::from(profile.chunk);
-    if full_chunks * u64::from(profile.chunk) == end - offset && source.is_hole(&(offset..end)) {
+    let chunk = profile.chunker.bytes_max();
+    let full_chunks = (end - offset) / u64::from(chunk);
+    if full_chunks * u64::from(chunk) == end - offset && source.is_hole(&(offset..end)) {
         return Ok((0..full_chunks).map(|_| *zero_leaf).collect());
     }
     #[expect(clippy::cast_possible_truncation, reason = "at most RUN_BYTES or one chunk")]
@@ -181,7 +225,7 @@ fn hash_run(
         return Err(Failure::new("bug", "an import buffer is too small"));
     };
     source.read_at(offset, bytes).map_err(|e| from_store(&e))?;
-    let leaves = bytes.chunks(profile.chunk as usize).map(|chunk| leaf(profile, chunk)).collect();
+    let leaves = bytes.chunks(chunk as usize).map(|chunk| leaf(profile, chunk)).collect();
     source.release(offset..end);
     Ok(leaves)
 }

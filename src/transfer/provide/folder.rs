@@ -51,13 +51,21 @@ impl Top<'_> {
 /// What has been made of a folder.
 #[derive(Debug)]
 pub(super) struct Made {
-    pub(super) cid: Cid,
-    /// Bytes of all files.
-    pub(super) bytes: u64,
+    pub(super) root: Part,
     /// Files and links.
     pub(super) files: u64,
-    /// Of a wrapping directory: what is in it, and its bytes.
-    pub(super) wrapped: Vec<(OsString, Cid, u64)>,
+    /// Of a wrapping directory: what is in it.
+    pub(super) wrapped: Vec<(OsString, Part)>,
+}
+
+/// An entry of a directory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    pub(super) cid: Cid,
+    /// Bytes of all blocks.
+    pub(super) tsize: u64,
+    /// Bytes of the file, or of all files.
+    pub(super) bytes: u64,
 }
 
 /// Where an import's files go.
@@ -188,7 +196,7 @@ struct Open {
     expected: Option<u64>,
     bytes: u64,
     /// What is in it by name, if that is asked for.
-    wrapped: Option<Vec<(OsString, Cid, u64)>>,
+    wrapped: Option<Vec<(OsString, Part)>>,
 }
 
 impl Open {
@@ -252,13 +260,13 @@ impl<'scope, 'a> Collector<'scope, 'a> {
         read: Read,
         watch: &mut Watch<'_>,
     ) -> Result<(), Failure> {
-        let (cid, tsize, bytes) = match read {
+        let part = match read {
             Read::Node(whole) => {
                 let Whole { cid, tsize, block } = *whole;
                 if let Some(block) = block {
                     self.lots.node(block);
                 }
-                (cid, tsize, 0)
+                Part { cid, tsize, bytes: 0 }
             }
             Read::File(hashed) => {
                 let Hashed { root, nodes, mut file } = *hashed;
@@ -271,7 +279,7 @@ impl<'scope, 'a> Collector<'scope, 'a> {
                     self.lots.file(file);
                 }
                 self.done.bytes += root.size;
-                (root.cid, root.tsize, root.size)
+                Part { cid: root.cid, tsize: root.tsize, bytes: root.size }
             }
             Read::Large(attributes) => {
                 let path = path.join(&name);
@@ -281,14 +289,14 @@ impl<'scope, 'a> Collector<'scope, 'a> {
                 let store = self.target.map(|target| target.store);
                 let root = file::import_member(store, &path, self.import, attributes, member, &mut watch_file)?;
                 self.done.bytes += root.size;
-                (root.cid, root.tsize, root.size)
+                Part { cid: root.cid, tsize: root.tsize, bytes: root.size }
             }
         };
         self.done.files += 1;
-        self.enter(folder, &name, &cid, tsize, bytes)
+        self.enter(folder, &name, part)
     }
 
-    fn enter(&mut self, id: FolderId, name: &OsStr, cid: &Cid, tsize: u64, bytes: u64) -> Result<(), Failure> {
+    fn enter(&mut self, id: FolderId, name: &OsStr, part: Part) -> Result<(), Failure> {
         let folder = self.folder(id)?;
         let in_directory = store::name_bytes(name).ok_or_else(|| {
             Failure::new(
@@ -296,11 +304,11 @@ impl<'scope, 'a> Collector<'scope, 'a> {
                 format!("{} is not Unicode, which names in a directory have to be", name.display()),
             )
         })?;
-        folder.entries.push(in_directory, cid, tsize);
+        folder.entries.push(in_directory, &part.cid, part.tsize);
         folder.seen += 1;
-        folder.bytes += bytes;
+        folder.bytes += part.bytes;
         if let Some(wrapped) = &mut folder.wrapped {
-            wrapped.push((name.to_owned(), *cid, bytes));
+            wrapped.push((name.to_owned(), part));
         }
         Ok(())
     }
@@ -322,12 +330,13 @@ impl<'scope, 'a> Collector<'scope, 'a> {
             }
             let made = directory::build(&options, &folder.entries, metadata, &mut |block| lots.node(block))
                 .map_err(|e| Failure::new("bad-directory", e))?;
+            let root = Part { cid: made.cid, tsize: made.tsize, bytes: folder.bytes };
             if id == 0 {
                 let wrapped = folder.wrapped.unwrap_or_default();
-                self.made = Some(Made { cid: made.cid, bytes: folder.bytes, files: self.done.files, wrapped });
+                self.made = Some(Made { root, files: self.done.files, wrapped });
                 return Ok(());
             }
-            self.enter(folder.parent, &folder.name, &made.cid, made.tsize, folder.bytes)?;
+            self.enter(folder.parent, &folder.name, root)?;
             id = folder.parent;
         }
     }

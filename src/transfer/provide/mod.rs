@@ -20,7 +20,7 @@ use crate::block::Cid;
 use crate::store::{NewCollection, Store, StoreError};
 
 use super::failure::{Failure, from_store};
-use folder::{Made, Target, Top};
+use folder::{Made, Part, Target, Top};
 use small::{Read, Reader, Whole};
 use walk::{Leaf, Start};
 
@@ -50,6 +50,14 @@ pub struct Imported {
     pub cid: Cid,
     /// Bytes of the file, or of all files in the folder.
     pub size: u64,
+    /// Bytes of all its blocks, counted each time they occur: what `ipfs add` calls size.
+    pub tsize: u64,
+}
+
+impl Imported {
+    fn new(path: PathBuf, part: &Part) -> Self {
+        Self { path, cid: part.cid, size: part.bytes, tsize: part.tsize }
+    }
 }
 
 /// Imports one path (absolute): a file, a folder with all that is in it, or a symbolic link as such. With no store only
@@ -62,7 +70,7 @@ pub fn import(store: Option<&Store>, path: &Path, import: &Import, watch: &mut W
     let kind = std::fs::symlink_metadata(&path).map_err(unreadable(&path))?;
     if kind.is_file() {
         let root = file::import_alone(store, &path, import, watch)?;
-        return Ok(Imported { path, cid: root.cid, size: root.size });
+        return Ok(Imported { path, cid: root.cid, size: root.size, tsize: root.tsize });
     }
     let made = collected(store, Some(&path), |target| {
         if kind.is_symlink() {
@@ -71,7 +79,7 @@ pub fn import(store: Option<&Store>, path: &Path, import: &Import, watch: &mut W
             folder::import(target, Top::Folder(&path), import, watch)
         }
     })?;
-    Ok(Imported { path, cid: made.cid, size: made.bytes })
+    Ok(Imported::new(path, &made.root))
 }
 
 /// Imports paths (absolute) as the entries of one directory, which comes last in what is returned.
@@ -102,13 +110,13 @@ pub fn import_wrapped(
     let order = starts.clone();
     let made =
         collected(store, place.as_deref(), |target| folder::import(target, Top::Wrapping(starts), import, watch))?;
-    let mut found: HashMap<_, _> = made.wrapped.into_iter().map(|(name, cid, size)| (name, (cid, size))).collect();
+    let mut found: HashMap<_, _> = made.wrapped.into_iter().collect();
     let mut imported = Vec::with_capacity(order.len() + 1);
     for Start { name, path } in order {
-        let (cid, size) = found.remove(&name).ok_or_else(|| Failure::new("bug", "a wrapped path is missing"))?;
-        imported.push(Imported { path, cid, size });
+        let part = found.remove(&name).ok_or_else(|| Failure::new("bug", "a wrapped path is missing"))?;
+        imported.push(Imported::new(path, &part));
     }
-    imported.push(Imported { path: PathBuf::new(), cid: made.cid, size: made.bytes });
+    imported.push(Imported::new(PathBuf::new(), &made.root));
     Ok(imported)
 }
 
@@ -122,7 +130,7 @@ fn collected(
     let new = NewCollection { root: None, path: place.map(Path::to_owned), partial: false };
     let collection = store.begin_collection(&new).map_err(|e| from_store(&e))?;
     let made = work(Some(Target { store, collection })).and_then(|made| {
-        store.finish_collection(collection, &made.cid, made.bytes, made.files).map_err(|e| from_store(&e))?;
+        store.finish_collection(collection, &made.root.cid, made.root.bytes, made.files).map_err(|e| from_store(&e))?;
         Ok(made)
     });
     if made.is_err()
@@ -138,11 +146,11 @@ fn link(target: Option<Target<'_>>, path: &Path, import: &Import) -> Result<Made
     let Read::Node(whole) = Reader::new(import).read(path.to_owned(), Leaf::Link)? else {
         return Err(Failure::new("bug", "a link is more than a node"));
     };
-    let Whole { cid, block, .. } = *whole;
+    let Whole { cid, tsize, block } = *whole;
     if let (Some(target), Some(block)) = (target, block) {
         target.store.put_nodes(&[block]).map_err(|e| from_store(&e))?;
     }
-    Ok(Made { cid, bytes: 0, files: 1, wrapped: Vec::new() })
+    Ok(Made { root: Part { cid, tsize, bytes: 0 }, files: 1, wrapped: Vec::new() })
 }
 
 /// The path whose last component is a name, without a slash at the end.

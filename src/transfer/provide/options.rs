@@ -97,7 +97,7 @@ impl Import {
         set_leaves(&mut profile, options, &keep)?;
         set_hash(&mut profile, options)?;
         if let Some(chunker) = &options.chunker {
-            profile.chunk = Chunker::parse(chunker).map_err(|e| bad(format!("--chunker {chunker}: {e}")))?.bytes();
+            profile.chunker = Chunker::parse(chunker).map_err(|e| bad(format!("--chunker {chunker}: {e}")))?;
         }
         if let Some(width) = options.max_file_links {
             if !(2..=WIDTH_MAX).contains(&width) {

@@ -80,8 +80,9 @@ impl<'a> Reader<'a> {
     fn file(&mut self, path: PathBuf) -> Result<Read, Failure> {
         let mut file = SmallFile::open(path).map_err(|e| from_store(&e))?;
         let profile = &self.import.profile;
-        let chunk = u64::from(profile.chunk);
-        if file.len() > BYTES_MAX || file.len() / chunk > LEAVES_MAX {
+        // What is cut by content has at least chunks of 16 bytes, and mostly far larger ones.
+        let chunk = u64::from(profile.chunker.bytes_max());
+        if file.len() > BYTES_MAX || file.len() / u64::from(profile.chunker.fixed().unwrap_or(16)) > LEAVES_MAX {
             return Ok(Read::Large(file.attributes()));
         }
         let mut nodes = Vec::new();
@@ -95,7 +96,12 @@ impl<'a> Reader<'a> {
             self.buffer.resize(run.max(self.buffer.len()), 0);
             let bytes = &mut self.buffer[..run];
             file.read_at(offset, bytes).map_err(|e| from_store(&e))?;
-            for data in bytes.chunks(profile.chunk as usize) {
+            let last = offset + run as u64 == file.len();
+            let mut rest = &bytes[..];
+            // A cut that looks at fewer bytes than it may need is made again with more of the file.
+            while !rest.is_empty() && (last || rest.len() as u64 >= chunk) {
+                let (data, after) = rest.split_at(profile.chunker.cut(rest));
+                rest = after;
                 let leaf = leaf(profile, data);
                 #[expect(clippy::cast_possible_truncation, reason = "a chunk is far below 4 GiB")]
                 leaves.push(LeafAt { multihash: *leaf.cid.hash(), offset, len: data.len() as u32 });

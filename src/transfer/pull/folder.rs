@@ -18,7 +18,7 @@ use futures::stream::FuturesUnordered;
 use rand::RngExt;
 use tokio::task::JoinHandle;
 
-use crate::block::{BLOCK_BYTES_MAX, Block, Cid, Multihash, RAW, identity_content};
+use crate::block::{BLOCK_BYTES_MAX, Block, Cid, Multihash, RAW, known_content};
 use crate::dag::path::{Rules, Select, link_is_inside};
 use crate::dag::walk::Claim;
 use crate::node::{Session, SessionEvent};
@@ -227,8 +227,8 @@ impl Folder<'_> {
     /// Gets a block: from its own CID, from the index and the files here, or from the swarm.
     fn want(&mut self, session: &Session, wanted: Wanted) -> Result<(), Failure> {
         let (cid, hint) = wanted.block();
-        let local = match identity_content(&cid) {
-            Some(content) => Some(bytes::Bytes::copy_from_slice(content)),
+        let local = match known_content(&cid) {
+            Some(content) => Some(content),
             None if self.wanted.contains_key(&widen(&cid)) => None,
             // Reads of the index may wait for the disk; the runtime's other tasks must not.
             None => {
