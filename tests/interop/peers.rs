@@ -224,8 +224,7 @@ fn installed_helia(package: PathBuf) -> Result<PathBuf, String> {
 
 /// The package brings a node of the version that Helia needs; without it, the machine's.
 fn node_of(package: &Path) -> PathBuf {
-    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
-    let own = package.join(format!("node_modules/node-linux-{architecture}/bin/node"));
+    let own = package.join("node_modules/.bin/node");
     if own.exists() { own } else { "node".into() }
 }
 
