@@ -52,8 +52,10 @@ pub enum Command {
     Daemon(DaemonArgs),
     /// Import files and folders in place and print their CIDs; nothing is copied
     Add(AddArgs),
-    /// Pull a file by its CID; run again, it continues
+    /// Pull a file or a folder by its CID; run again, it continues
     Get(GetArgs),
+    /// Print a file, or a part of it, without keeping it; what is needed is pulled first
+    Cat(CatArgs),
     /// Add, serve, and print the command that gets it on another machine
     Share(ShareArgs),
     /// List what the index holds
@@ -265,9 +267,9 @@ impl ImportArgs {
 /// Flags of `get`.
 #[derive(Debug, Clone, Args)]
 pub struct GetArgs {
-    /// What to pull
+    /// What to pull: CID, or CID/path/in/it
     pub cid: String,
-    /// Where to [default: ./CID]; into it when it is a folder that is there, unless --into-existing
+    /// Where to [default: the last name of the path, else ./CID]; into it when it is a folder that is there, unless --into-existing
     #[arg(long, short, value_name = "PATH")]
     pub output: Option<PathBuf>,
     /// Connect to this peer for it, with /p2p/ID
@@ -291,6 +293,28 @@ pub struct GetArgs {
     /// Give up when nothing has arrived for so long: 90, 90s, 15m, 2h [default: wait]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
+    /// Without a daemon, listen here instead of at the configured addresses
+    #[arg(long, value_name = "MULTIADDR")]
+    pub listen: Vec<Multiaddr>,
+}
+
+/// Flags of `cat`.
+#[derive(Debug, Clone, Args)]
+pub struct CatArgs {
+    /// What to print: CID, or CID/path/in/it
+    pub cid: String,
+    /// First byte
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub offset: u64,
+    /// How many bytes at most [default: to the end]
+    #[arg(long, value_name = "N")]
+    pub length: Option<u64>,
+    /// Connect to this peer for it, with /p2p/ID
+    #[arg(long, value_name = "MULTIADDR")]
+    pub peer: Vec<Multiaddr>,
+    /// Give up when nothing has arrived for so long: 90, 90s, 15m, 2h
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s")]
+    pub timeout: Duration,
     /// Without a daemon, listen here instead of at the configured addresses
     #[arg(long, value_name = "MULTIADDR")]
     pub listen: Vec<Multiaddr>,
@@ -474,6 +498,7 @@ mod tests {
             "get c -o p --peer /ip4/127.0.0.1/tcp/1/p2p/12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp --detach",
             "get c --timeout 15m --into-existing",
             "share a",
+            "cat c/a/b --offset 5 --length 10",
             "stat c",
             "rm c --delete-partial",
             "verify c",

@@ -9,22 +9,23 @@ use futures::StreamExt;
 use serde_json::json;
 
 use super::args::{
-    AddArgs, Cli, Command, CompletionsArgs, ConfigCommand, DaemonArgs, GetArgs, Global, InitArgs, JobCommand,
+    AddArgs, CatArgs, Cli, Command, CompletionsArgs, ConfigCommand, DaemonArgs, GetArgs, Global, InitArgs, JobCommand,
     KeyCommand, ShareArgs,
 };
 use super::link::{Link, Need, interrupted};
 use super::output::Output;
 use super::{demo, text};
-use crate::block;
 use crate::config::{Config, Swarm};
 use crate::daemon::{self, Host, News};
+use crate::dag::path::Rules;
 use crate::repo::{NewRepo, PATH_VARIABLE, Repo};
-use crate::rpc::EventStream;
+use crate::rpc::{ByteStream, EventStream};
 use crate::stop::Stop;
 use crate::telemetry;
 use crate::transfer::api::{
-    AddRequest, Event, Failure, GetRequest, JobState, JobStatus, PeerInfo, Request, RootInfo, WirePath,
+    AddRequest, CatRequest, Event, Failure, GetRequest, JobState, JobStatus, PeerInfo, Request, RootInfo, WirePath,
 };
+use crate::transfer::resolve::Path as IpfsPath;
 
 /// How often the progress may be redrawn while nothing happens.
 const TICK: Duration = Duration::from_millis(100);
@@ -56,6 +57,7 @@ impl<'a> Commands<'a> {
             Command::Daemon(args) => self.daemon(args).await,
             Command::Add(args) => self.add(args).await,
             Command::Get(args) => self.get(args).await,
+            Command::Cat(args) => self.cat(args).await,
             Command::Share(args) => self.share(args).await,
             Command::Ls => self.ask(Need::Offline, Request::Ls).await,
             Command::Stat(args) => self.stat(checked(args.cid)?).await,
@@ -171,6 +173,37 @@ impl<'a> Commands<'a> {
         }
         link.close(self.stop).await;
         result
+    }
+
+    async fn cat(&mut self, args: CatArgs) -> Result<(), Failure> {
+        let request = CatRequest {
+            cid: checked(args.cid)?,
+            offset: args.offset,
+            length: args.length,
+            peers: args.peer.iter().map(ToString::to_string).collect(),
+            timeout_seconds: Some(args.timeout.as_secs()),
+        };
+        let link = self.link(Need::Online { listen: args.listen, any_port: true }).await?;
+        let result = self.print_bytes(link.service.cat(request)).await;
+        link.close(self.stop).await;
+        result
+    }
+
+    async fn print_bytes(&mut self, mut pieces: ByteStream) -> Result<(), Failure> {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.next() => return Err(interrupted("")),
+                piece = pieces.next() => match piece.transpose()? {
+                    Some(piece) => match self.output.raw(&piece) {
+                        // Who has read enough has got what he wanted.
+                        Err(failure) if failure.code == "broken-pipe" => return Ok(()),
+                        written => written?,
+                    },
+                    None => return Ok(()),
+                },
+            }
+        }
     }
 
     async fn share(&mut self, args: ShareArgs) -> Result<(), Failure> {
@@ -424,7 +457,7 @@ impl<'a> Commands<'a> {
 
 /// The text of a CID, once it is known to be one.
 fn checked(cid: String) -> Result<String, Failure> {
-    match block::parse_cid(&cid) {
+    match IpfsPath::parse(&cid) {
         Ok(_) => Ok(cid),
         Err(error) => {
             Err(Failure::new("not-a-cid", format!("{error}; `bitshoal add` prints CIDs, and so does `ipfs add`")))
@@ -432,9 +465,11 @@ fn checked(cid: String) -> Result<String, Failure> {
     }
 }
 
-/// What a pull's file or folder is called when nothing else is said: the CID.
+/// What a pull's file or folder is called when nothing else is said: as the entry that the path leads to, else by the CID.
 fn name_of(cid: &str) -> String {
-    block::parse_cid(cid).map_or_else(|_| cid.to_owned(), |cid| cid.to_string())
+    let Ok(path) = IpfsPath::parse(cid) else { return cid.to_owned() };
+    let last = path.names.last().and_then(|name| Rules::native().component(name).ok());
+    last.and_then(|name| String::from_utf8(name.as_bytes().to_vec()).ok()).unwrap_or_else(|| path.root.to_string())
 }
 
 fn absolute_all(paths: &[PathBuf]) -> Result<Vec<WirePath>, Failure> {

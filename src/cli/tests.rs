@@ -228,7 +228,10 @@ async fn get_ends_well_only_when_the_file_is_there() {
     assert_eq!(machine.last_request()["output"], std::env::current_dir().unwrap().join(CID).to_str().unwrap());
     let into = machine.folder.path().display();
     machine.run(&format!("get {CID} -o {into}")).await.result.unwrap();
-    assert_eq!(machine.last_request()["output"], machine.folder.path().join(CID).to_str().unwrap());
+    assert_eq!(machine.last_request()["output"], machine.folder.path().to_str().unwrap());
+    assert_eq!(machine.last_request()["name_in_folder"], CID);
+    machine.run(&format!("get {CID}/a/last -o {into}")).await.result.unwrap();
+    assert_eq!(machine.last_request()["name_in_folder"], "last");
 
     let failure = machine.run("get nonsense").await.result.unwrap_err();
     assert_eq!(failure.code, "not-a-cid");

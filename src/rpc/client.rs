@@ -12,9 +12,9 @@ use hyper::{Method, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::{ErrorLine, EventStream, LINE_BYTES_MAX, PREFIX, Service, refusal};
+use super::{ByteStream, CAT, ErrorLine, EventStream, LINE_BYTES_MAX, PREFIX, Service, refusal};
 use crate::repo::Endpoint;
-use crate::transfer::api::{Event, Failure, Request};
+use crate::transfer::api::{CatRequest, Event, Failure, Request};
 
 /// How long a daemon may take to say that it is well. It does so from memory.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(10);
@@ -69,6 +69,28 @@ impl Service for Client {
         };
         futures::stream::once(answer).flatten().boxed()
     }
+
+    fn cat(&self, request: CatRequest) -> ByteStream {
+        let endpoint = self.endpoint.clone();
+        let answer = async move {
+            let body = serde_json::to_vec(&request).map_err(|error| Failure::new("bad-request", error));
+            let answered = match body {
+                Ok(body) => send(&endpoint, CAT, body).await,
+                Err(failure) => Err(failure),
+            };
+            answered.map_or_else(|failure| futures::stream::once(async move { Err(failure) }).boxed(), pieces)
+        };
+        futures::stream::once(answer).flatten().boxed()
+    }
+}
+
+/// The bytes of a body, whose early end is an error.
+fn pieces(body: Incoming) -> ByteStream {
+    let gone = |error: hyper::Error| {
+        let message = format!("the daemon has ended before the file did: {error}; its log says why");
+        Failure::new("daemon-gone", message)
+    };
+    http_body_util::BodyDataStream::new(body).map(move |piece| piece.map_err(gone)).boxed()
 }
 
 /// The method and the JSON of its fields.

@@ -15,26 +15,37 @@ pub(crate) mod tests;
 use futures::StreamExt;
 
 use crate::transfer::Engine;
-use crate::transfer::api::{Failure, Request};
+use crate::transfer::api::{CatRequest, Failure, Request};
 
-pub use crate::transfer::EventStream;
+pub use crate::transfer::{ByteStream, EventStream};
 
 /// Something that answers requests: a node, or a client of one.
 pub trait Service: Send + Sync {
     /// Asks; the answer is lazy or not, as the service likes, and ends after its first error.
     fn call(&self, request: Request) -> EventStream;
+
+    /// The bytes of a file, which end after the first error.
+    fn cat(&self, request: CatRequest) -> ByteStream;
 }
 
 impl Service for Engine {
     fn call(&self, request: Request) -> EventStream {
         Self::call(self, request)
     }
+
+    fn cat(&self, request: CatRequest) -> ByteStream {
+        Self::cat(self, request)
+    }
 }
 
 /// Where the methods are.
 const PREFIX: &str = "/api/v1/";
 
-/// Every method, as the route names it. A test compares it with [`Request`].
+/// The one method whose answer is bytes, as they are. An error after the first of them cuts the connection, so that
+/// nobody takes a part for the whole.
+const CAT: &str = "cat";
+
+/// Every other method, as the route names it. A test compares it with [`Request`].
 const METHODS: &[&str] = &[
     "add",
     "get",

@@ -16,8 +16,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{ErrorLine, EventStream, METHODS, PREFIX, REQUEST_BYTES_MAX, Service};
-use crate::transfer::api::{Failure, Request};
+use super::{CAT, ErrorLine, EventStream, METHODS, PREFIX, REQUEST_BYTES_MAX, Service};
+use crate::transfer::api::{CatRequest, Failure, Request};
 
 /// How long a stopping server waits for answers under way to take their last line.
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -77,12 +77,19 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
 /// One request, from its checks to its answer.
 async fn answer(State(shared): State<Arc<Shared>>, request: HttpRequest) -> Response {
     match accept(&shared, request).await {
-        Ok(request) => reply(&shared, request).await,
+        Ok(Asked::Events(request)) => reply(&shared, request).await,
+        Ok(Asked::Bytes(request)) => reply_bytes(&shared, request).await,
         Err(refused) => refused,
     }
 }
 
-async fn accept(shared: &Shared, http: HttpRequest) -> Result<Request, Response> {
+/// A request that is let in.
+enum Asked {
+    Events(Request),
+    Bytes(CatRequest),
+}
+
+async fn accept(shared: &Shared, http: HttpRequest) -> Result<Asked, Response> {
     let (head, body) = http.into_parts();
     if !host_is_local(&head.headers, &head.uri, shared.port) {
         return Err(refuse(
@@ -99,12 +106,12 @@ async fn accept(shared: &Shared, http: HttpRequest) -> Result<Request, Response>
         return Err(refuse(StatusCode::UNAUTHORIZED, "unauthorized", advice));
     }
     let name = head.uri.path().strip_prefix(PREFIX).unwrap_or_default();
-    if !METHODS.contains(&name) {
+    if !METHODS.contains(&name) && name != CAT {
         let message = format!("there is no {}; the methods are {}", head.uri.path(), METHODS.join(", "));
         return Err(refuse(StatusCode::NOT_FOUND, "unknown-method", message));
     }
     if head.method == Method::GET && name == "health" {
-        return Ok(Request::Health);
+        return Ok(Asked::Events(Request::Health));
     }
     if head.method != Method::POST {
         return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "bad-request", "methods are called with POST"));
@@ -113,7 +120,12 @@ async fn accept(shared: &Shared, http: HttpRequest) -> Result<Request, Response>
         let message = format!("the body is cut short, or longer than {REQUEST_BYTES_MAX} bytes");
         refuse(StatusCode::PAYLOAD_TOO_LARGE, "bad-request", message)
     })?;
-    parse(name, &body).map_err(|message| refuse(StatusCode::BAD_REQUEST, "bad-request", message))
+    let bad = |message: String| refuse(StatusCode::BAD_REQUEST, "bad-request", message);
+    if name == CAT {
+        let request = serde_json::from_slice(&body).map_err(|error| bad(format!("the body of cat: {error}")))?;
+        return Ok(Asked::Bytes(request));
+    }
+    parse(name, &body).map(Asked::Events).map_err(bad)
 }
 
 /// The request of a route and a body; an empty body stands for no fields.
@@ -145,6 +157,34 @@ async fn reply(shared: &Shared, request: Request) -> Response {
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
 }
 
+async fn reply_bytes(shared: &Shared, request: CatRequest) -> Response {
+    let mut pieces = shared.service.cat(request);
+    let first = match pieces.next().await {
+        Some(Err(failure)) => return (status_of(&failure), axum::Json(failure)).into_response(),
+        first => first,
+    };
+    let stopping = shared.stopping.clone();
+    let bytes = futures::stream::iter(first).chain(pieces).map(|piece| {
+        piece.map_err(|failure| {
+            tracing::warn!(%failure, "a file that was being read could not be read to its end");
+            std::io::Error::other(failure)
+        })
+    });
+    // A stopping server cuts it, too: a part must not be taken for the whole.
+    let cut = futures::stream::once(async move {
+        stopped(stopping).await;
+        Err(std::io::Error::other("the daemon is stopping"))
+    });
+    let until = futures::stream::select_with_strategy(
+        bytes.map(Some).chain(futures::stream::iter([None])),
+        cut.map(Some),
+        |(): &mut ()| futures::stream::PollNext::Left,
+    );
+    let body =
+        Body::from_stream(until.take_while(|piece| std::future::ready(piece.is_some())).filter_map(std::future::ready));
+    ([(header::CONTENT_TYPE, "application/octet-stream")], body).into_response()
+}
+
 /// The events until their end, their first error, or the server's end, which is told as one.
 fn until_stopped(events: EventStream, stopping: watch::Receiver<bool>) -> EventStream {
     futures::stream::unfold(Some((events, stopping)), |state| async move {
@@ -163,9 +203,8 @@ fn until_stopped(events: EventStream, stopping: watch::Receiver<bool>) -> EventS
 
 fn status_of(failure: &Failure) -> StatusCode {
     match failure.code.as_str() {
-        "not-a-cid" | "unknown-codec" | "bad-request" | "bad-address" | "bad-option" | "not-a-file" => {
-            StatusCode::BAD_REQUEST
-        }
+        "not-a-cid" | "unknown-codec" | "bad-request" | "bad-address" | "bad-option" | "not-a-file"
+        | "is-a-directory" | "not-a-directory" => StatusCode::BAD_REQUEST,
         "not-found" | "unknown-root" | "unknown-job" => StatusCode::NOT_FOUND,
         "path-exists" => StatusCode::CONFLICT,
         "stopping" => StatusCode::SERVICE_UNAVAILABLE,

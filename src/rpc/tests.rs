@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::client::Client;
 use super::server::Server;
-use super::{EventStream, METHODS, REQUEST_BYTES_MAX, Service, fresh_token};
+use super::{ByteStream, EventStream, METHODS, REQUEST_BYTES_MAX, Service, fresh_token};
 use crate::repo::Endpoint;
-use crate::transfer::api::{AddOptions, AddRequest, Event, Failure, GetRequest, Request, WirePath};
+use crate::transfer::api::{AddOptions, AddRequest, CatRequest, Event, Failure, GetRequest, Request, WirePath};
 
 /// A service that is a function.
 pub(crate) struct Fake<F>(pub(crate) F);
@@ -19,6 +20,12 @@ pub(crate) struct Fake<F>(pub(crate) F);
 impl<F: Fn(Request) -> EventStream + Send + Sync> Service for Fake<F> {
     fn call(&self, request: Request) -> EventStream {
         (self.0)(request)
+    }
+
+    fn cat(&self, request: CatRequest) -> ByteStream {
+        let pieces = (0..request.length.unwrap_or(0)).map(|_| Ok(Bytes::from_static(b"piece")));
+        let end = (request.offset > 0).then(|| Err(Failure::new("timeout", "nothing more came")));
+        stream::iter(pieces.chain(end)).boxed()
     }
 }
 
@@ -311,4 +318,33 @@ async fn only_a_living_daemon_of_this_repo_is_found() {
     let dead = Endpoint { addr: closed.local_addr().unwrap(), ..stale };
     drop(closed);
     assert!(Client::find(dead).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn bytes_come_as_they_are_and_an_early_end_is_an_error() {
+    let (server, endpoint) = serve(|_| stream::empty().boxed()).await;
+    let client = Client::new(endpoint);
+    let ask = |offset, length| CatRequest {
+        cid: "c".into(),
+        offset,
+        length: Some(length),
+        peers: Vec::new(),
+        timeout_seconds: None,
+    };
+    let all = |mut pieces: ByteStream| async move {
+        let mut got = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            match piece {
+                Ok(piece) => got.extend_from_slice(&piece),
+                Err(failure) => return (got, Some(failure.code)),
+            }
+        }
+        (got, None)
+    };
+    assert_eq!(all(client.cat(ask(0, 1000))).await, (b"piece".repeat(1000), None));
+    assert_eq!(all(client.cat(ask(0, 0))).await, (Vec::new(), None));
+    // Before the first byte the failure itself comes, after it a cut.
+    assert_eq!(all(client.cat(ask(1, 0))).await, (Vec::new(), Some("timeout".into())));
+    assert_eq!(all(client.cat(ask(1, 3))).await.1.as_deref(), Some("daemon-gone"));
+    server.stop().await;
 }

@@ -135,7 +135,7 @@ pub struct AddOptions {
 /// What to pull and to where.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GetRequest {
-    /// CID text.
+    /// `CID` or `CID/path/in/it`.
     pub cid: String,
     /// Absolute path of the finished file or folder.
     pub output: WirePath,
@@ -161,6 +161,25 @@ pub struct GetRequest {
     /// Do not give files the permissions and times that the DAG says.
     #[serde(default)]
     pub no_preserve: bool,
+    /// Give up when nothing has arrived for so many seconds. `None` waits for ever.
+    #[serde(default)]
+    pub timeout_seconds: Option<u64>,
+}
+
+/// Which bytes of which file are wanted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CatRequest {
+    /// `CID` or `CID/path/in/it`.
+    pub cid: String,
+    /// First byte.
+    #[serde(default)]
+    pub offset: u64,
+    /// How many bytes at most; all to the end when `None`.
+    #[serde(default)]
+    pub length: Option<u64>,
+    /// Addresses to dial for it, with `/p2p/ID`.
+    #[serde(default)]
+    pub peers: Vec<String>,
     /// Give up when nothing has arrived for so many seconds. `None` waits for ever.
     #[serde(default)]
     pub timeout_seconds: Option<u64>,

@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::block::parse_cid;
 use crate::node::Handle;
 use crate::store::Store;
 
 use super::api::{GetRequest, JobState, JobStatus};
 use super::failure::{Failure, from_store};
 use super::pull::{self, Command, FileDone, Finished, Pull};
+use super::resolve::Path;
 
 /// How long a command waits for the pull to show its effect.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(5);
@@ -83,14 +83,14 @@ impl Jobs {
     /// Starts a pull, or finds the one that is already running for the same root and path.
     pub(super) fn start(&self, mut request: GetRequest) -> Result<u64, Failure> {
         pull::settle_output(&self.0.store, &mut request)?;
-        let root = parse_cid(&request.cid).map_err(|e| Failure::new("not-a-cid", e))?;
-        if !matches!(root.codec(), crate::block::RAW | crate::block::DAG_PB) {
-            return Err(super::tree::unknown_codec(&root));
+        let asked = Path::parse(&request.cid)?;
+        if !matches!(asked.root.codec(), crate::block::RAW | crate::block::DAG_PB) {
+            return Err(super::tree::unknown_codec(&asked.root));
         }
         let same = |job: &Job| job.request.output == request.output && !job.status.borrow().state.is_final();
         let running = self.table().iter().find(|(_, job)| same(job)).map(|(id, job)| (*id, job.request.cid.clone()));
         match running {
-            Some((id, cid)) if parse_cid(&cid).is_ok_and(|cid| cid == root) => {
+            Some((id, cid)) if Path::parse(&cid).is_ok_and(|path| path == asked) => {
                 if self.status(id)?.state == JobState::Paused {
                     self.send(id, Command::Resume)?;
                 }
@@ -209,7 +209,7 @@ impl Jobs {
         let Some(node) = self.0.node.clone() else {
             return Err(Failure::new("no-daemon", "a pull needs a running node"));
         };
-        let root = parse_cid(&request.cid).map_err(|e| Failure::new("not-a-cid", e))?;
+        let asked = Path::parse(&request.cid)?;
         let state = if paused { JobState::Paused } else { JobState::Resolving };
         let first = pull::first_status(id, &request, state);
         remember(&self.0.store, &request, &first)?;
@@ -221,7 +221,7 @@ impl Jobs {
             node,
             options: self.0.options.clone(),
             request: request.clone(),
-            root,
+            asked,
             status: sender,
             paused,
             planning: Arc::default(),

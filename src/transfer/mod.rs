@@ -4,6 +4,7 @@
 //! peers the node's. It decides nothing about protocol or disk.
 
 pub mod api;
+mod cat;
 pub mod failure;
 pub mod fetch;
 mod jobs;
@@ -11,6 +12,7 @@ pub mod plan;
 pub mod progress;
 pub mod provide;
 pub mod pull;
+pub mod resolve;
 mod roots;
 mod serve;
 mod tree;
@@ -20,6 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{BoxStream, poll_fn};
 use tokio::sync::mpsc;
@@ -27,13 +30,19 @@ use tokio::sync::mpsc;
 use crate::node;
 use crate::store::Store;
 
-use api::{AddOptions, AddRequest, Event, GetRequest, PeerInfo, Request, WirePath};
+use api::{AddOptions, AddRequest, CatRequest, Event, GetRequest, PeerInfo, Request, WirePath};
 use failure::Failure;
 use jobs::Jobs;
 use provide::{Done, Import, Imported};
 
 /// What a node says to one request. Dropping it ends an import, and leaves a pull to itself.
 pub type EventStream = BoxStream<'static, Result<Event, Failure>>;
+
+/// The bytes of a file, as they come. Dropping it ends the pull of the rest.
+pub type ByteStream = BoxStream<'static, Result<Bytes, Failure>>;
+
+/// Pieces of a file that may wait for a slow reader, each of at most a block.
+const PIECES_BUFFERED: usize = 2;
 
 /// Events that may wait for a slow reader before the work behind them waits too.
 const EVENTS_BUFFERED: usize = 64;
@@ -106,6 +115,32 @@ impl Engine {
             }
         });
         poll_fn(move |cx| answers.poll_recv(cx)).boxed()
+    }
+
+    /// The bytes of a file or a part of it, in order; after an error the stream ends.
+    #[must_use]
+    pub fn cat(&self, request: CatRequest) -> ByteStream {
+        let (pieces, mut answers) = mpsc::channel(PIECES_BUFFERED);
+        let engine = self.clone();
+        tokio::spawn(async move {
+            if let Err(failure) = engine.cat_into(&request, &pieces).await {
+                // Nobody reading any more is not an error of ours.
+                let _ = pieces.send(Err(failure)).await;
+            }
+        });
+        poll_fn(move |cx| answers.poll_recv(cx)).boxed()
+    }
+
+    async fn cat_into(
+        &self,
+        request: &CatRequest,
+        pieces: &mpsc::Sender<Result<Bytes, Failure>>,
+    ) -> Result<(), Failure> {
+        let node = self.node()?;
+        for peer in &request.peers {
+            node.keep(address(peer)?);
+        }
+        cat::cat(&self.0.store, node, request, pieces).await
     }
 
     /// Makes durable what the running pulls have written, and stops them.
@@ -183,13 +218,8 @@ impl Engine {
                 Ok(())
             }
             Request::Connect { addr } => {
-                let parsed = addr.parse().map_err(|e| {
-                    Failure::new(
-                        "bad-address",
-                        format!("{addr:?} is not a multiaddr ({e}); it looks like /ip4/10.0.0.1/tcp/4001/p2p/12D3…"),
-                    )
-                })?;
-                let peer = self.node()?.connect(parsed).await.map_err(|e| Failure::new("connect-failed", e))?;
+                let peer =
+                    self.node()?.connect(address(&addr)?).await.map_err(|e| Failure::new("connect-failed", e))?;
                 events.say(Event::Connected { peer_id: peer.to_string() }).await;
                 Ok(())
             }
@@ -231,13 +261,7 @@ impl Engine {
         let detach = request.detach;
         let node = self.node()?;
         for peer in &request.peers {
-            let addr = peer.parse().map_err(|e| {
-                Failure::new(
-                    "bad-address",
-                    format!("{peer:?} is not a multiaddr ({e}); it looks like /ip4/10.0.0.1/tcp/4001/p2p/12D3…"),
-                )
-            })?;
-            node.keep(addr);
+            node.keep(address(peer)?);
         }
         let id = self.blocking(move |engine| engine.0.jobs.start(request)).await?;
         if detach {
@@ -317,6 +341,13 @@ impl Engine {
         let engine = self.clone();
         tokio::task::spawn_blocking(move || work(&engine)).await.map_err(|e| Failure::new("bug", e))?
     }
+}
+
+fn address(text: &str) -> Result<libp2p::Multiaddr, Failure> {
+    text.parse().map_err(|e| {
+        let message = format!("{text:?} is not a multiaddr ({e}); it looks like /ip4/10.0.0.1/tcp/4001/p2p/12D3…");
+        Failure::new("bad-address", message)
+    })
 }
 
 /// Where a call's events go.

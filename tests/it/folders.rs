@@ -220,6 +220,46 @@ fn a_folder_goes_into_what_is_there_only_when_it_is_asked_to() {
     assert_same_tree(&original, &copy);
 }
 
+#[test]
+fn a_file_of_a_folder_is_read_and_pulled_by_its_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = Repo::new(folder.path(), "publisher");
+    let reader = Repo::member(folder.path(), "reader", &publisher);
+    let original = folder.path().join("original");
+    plant(&original);
+    noise(&original.join("deep/huge"), 64 * MIB, 5);
+    let expected = std::fs::read(original.join("deep/huge")).unwrap();
+    let cid = published(&publisher, &original, &[]);
+    let from = publisher.daemon();
+    let path = format!("{cid}/deep/huge");
+    let cat = |more: &[&str]| {
+        let arguments = [&["cat", &path, "--peer", from.address()][..], more].concat();
+        let done = reader.run(&arguments);
+        assert!(done.status.success(), "{}", crate::support::stderr(&done));
+        done.stdout
+    };
+    let middle = expected.len() / 2 + 3;
+    assert!(cat(&["--offset", &(expected.len() + 5).to_string()]).is_empty());
+    assert!(cat(&["--offset", &middle.to_string(), "--length", "100000"]) == expected[middle..middle + 100_000]);
+    {
+        let _daemon = reader.daemon();
+        assert!(cat(&["--offset", &middle.to_string(), "--length", "100000"]) == expected[middle..middle + 100_000]);
+        let peers = reader.ask(&["peers"]);
+        let cost: u64 = peers.iter().map(|peer| peer["received_bytes"].as_u64().unwrap()).sum();
+        assert!(cost < 4 * MIB as u64, "a range of 100 kB cost {cost} bytes");
+        assert!(cat(&[]) == expected);
+        assert!(reader.refused(&["cat", &format!("{cid}/deep/nothing")]).contains("there is no"));
+        assert!(reader.refused(&["cat", &format!("{cid}/deep")]).contains("is a directory"));
+        assert!(reader.refused(&["cat", &format!("{cid}/none/more")]).contains("not a directory"));
+    }
+    let copy = folder.path().join("copy");
+    reader.ask(&["get", &format!("/ipfs/{cid}/deep/leaf.bin"), "-o", copy.to_str().unwrap(), "--peer", from.address()]);
+    crate::support::assert_same(&original.join("deep/leaf.bin"), &copy);
+    let copy = folder.path().join("part");
+    reader.ask(&["get", &format!("{cid}/deep/er"), "-o", copy.to_str().unwrap(), "--peer", from.address()]);
+    assert_same_tree(&original.join("deep/er"), &copy);
+}
+
 fn node(kind: Kind, data: Option<&[u8]>, links: &[(&str, Cid)]) -> Block {
     let links = links
         .iter()

@@ -23,6 +23,8 @@ use crate::transfer::failure::Failure;
 const MESSAGES: usize = 64;
 /// Batches that may wait for the readers.
 const BATCHES: usize = 64;
+/// Threads that read at the least: files that are not in the page cache are waited for side by side.
+const READERS_MIN: usize = 16;
 /// A reader tells of what it has read at least every so many bytes.
 const TELL_BYTES: u64 = 16 << 20;
 
@@ -83,7 +85,8 @@ pub(super) fn import(
     import: &Import,
     watch: &mut Watch<'_>,
 ) -> Result<Made, Failure> {
-    let readers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let readers = cores.max(READERS_MIN);
     std::thread::scope(|scope| {
         let lots = Lots::new(scope, target.map(|target| target.store));
         let (messages, inbox) = sync_channel(MESSAGES);

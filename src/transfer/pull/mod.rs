@@ -28,6 +28,7 @@ use crate::store::{CollectionState, FileRecord, FileState, Preallocate, Store, W
 use super::api::{GetRequest, JobState, JobStatus, WirePath};
 use super::failure::{Failure, from_store};
 use super::fetch;
+use super::resolve;
 use work::Work;
 
 /// How long a pull that ran out of space waits before it looks again.
@@ -69,8 +70,8 @@ pub struct Pull {
     pub options: Options,
     /// What was asked.
     pub request: GetRequest,
-    /// The CID that was asked for; what is pulled may lie below it.
-    pub root: Cid,
+    /// What was asked for.
+    pub asked: resolve::Path,
     /// Where others see how it stands.
     pub status: watch::Sender<JobStatus>,
     /// Whether it starts paused.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::block::{Block, Cid, DAG_PB};
+use crate::block::{Block, Cid, DAG_PB, RAW};
 use crate::dag::directory::{DirError, Found, look};
 use crate::dag::walk::WalkError;
 use crate::node::{Reporter, Session, SessionReport};
@@ -17,7 +17,8 @@ use crate::transfer::api::{JobState, JobStatus, SourceInfo};
 use crate::transfer::failure::{Failure, from_store, from_walk, from_write};
 use crate::transfer::fetch::Share;
 use crate::transfer::progress::Meter;
-use crate::transfer::tree::{Notice, obtain};
+use crate::transfer::resolve::resolve;
+use crate::transfer::tree::{Notice, obtain, unknown_codec};
 
 use super::file::Target;
 use super::{FileDone, OpenFiles, Pull, blocking, lock};
@@ -89,7 +90,11 @@ impl<'a> Work<'a> {
 
     /// Looks at the root, unless it is known to be a file, and brings what it is.
     async fn bring_root(&self, session: &mut Session) -> Result<(), Failure> {
-        let (root, output) = (self.pull.root, self.pull.request.output.0.clone());
+        let output = self.pull.request.output.0.clone();
+        let root = resolve(&self.pull.store, session, &self.pull.asked, &mut |notice| self.notice(notice)).await?;
+        if !matches!(root.codec(), RAW | DAG_PB) {
+            return Err(unknown_codec(&root));
+        }
         let begun = blocking({
             let (store, output) = (self.pull.store.clone(), output.clone());
             move || super::unfinished(&store, &root, &output)
@@ -244,7 +249,7 @@ impl<'a> Work<'a> {
 
     pub(super) fn nobody_has(&self, cid: &Cid) {
         let root = &self.pull.request.cid;
-        let what = if *cid == self.pull.root { format!("{cid}") } else { format!("the rest of {root}") };
+        let what = if *cid == self.pull.asked.root { format!("{cid}") } else { format!("the rest of {root}") };
         self.set_message(Some(format!("none of the connected peers has {what}; waiting for one that does")));
     }
 
