@@ -54,6 +54,8 @@ pub enum Command {
     Add(AddArgs),
     /// Pull a file or a folder by its CID; run again, it continues
     Get(GetArgs),
+    /// Pull every block of a DAG of any codec into the index, and serve it; for what is no file
+    Pin(PinArgs),
     /// Print a file, or a part of it, without keeping it; what is needed is pulled first
     Cat(CatArgs),
     /// Add, serve, and print the command that gets it on another machine
@@ -298,6 +300,22 @@ pub struct GetArgs {
     pub listen: Vec<Multiaddr>,
 }
 
+/// Flags of `pin`.
+#[derive(Debug, Clone, Args)]
+pub struct PinArgs {
+    /// The root: CID, or CID/path/in/it
+    pub cid: String,
+    /// Connect to this peer for it, with /p2p/ID
+    #[arg(long, value_name = "MULTIADDR")]
+    pub peer: Vec<Multiaddr>,
+    /// Give up when nothing has arrived for so long: 90, 90s, 15m, 2h [default: wait]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// Without a daemon, listen here instead of at the configured addresses
+    #[arg(long, value_name = "MULTIADDR")]
+    pub listen: Vec<Multiaddr>,
+}
+
 /// Flags of `cat`.
 #[derive(Debug, Clone, Args)]
 pub struct CatArgs {
@@ -498,6 +516,7 @@ mod tests {
             "get c -o p --peer /ip4/127.0.0.1/tcp/1/p2p/12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp --detach",
             "get c --timeout 15m --into-existing",
             "share a",
+            "pin c --timeout 5s",
             "cat c/a/b --offset 5 --length 10",
             "stat c",
             "rm c --delete-partial",

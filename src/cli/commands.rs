@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::args::{
     AddArgs, CatArgs, Cli, Command, CompletionsArgs, ConfigCommand, DaemonArgs, GetArgs, Global, InitArgs, JobCommand,
-    KeyCommand, ShareArgs,
+    KeyCommand, PinArgs, ShareArgs,
 };
 use super::link::{Link, Need, interrupted};
 use super::output::Output;
@@ -57,6 +57,7 @@ impl<'a> Commands<'a> {
             Command::Daemon(args) => self.daemon(args).await,
             Command::Add(args) => self.add(args).await,
             Command::Get(args) => self.get(args).await,
+            Command::Pin(args) => self.pin(args).await,
             Command::Cat(args) => self.cat(args).await,
             Command::Share(args) => self.share(args).await,
             Command::Ls => self.ask(Need::Offline, Request::Ls).await,
@@ -173,6 +174,15 @@ impl<'a> Commands<'a> {
         }
         link.close(self.stop).await;
         result
+    }
+
+    async fn pin(&mut self, args: PinArgs) -> Result<(), Failure> {
+        let request = Request::Pin {
+            cid: checked(args.cid)?,
+            peers: args.peer.iter().map(ToString::to_string).collect(),
+            timeout_seconds: args.timeout.map(|timeout| timeout.as_secs()),
+        };
+        self.ask(Need::Online { listen: args.listen, any_port: true }, request).await
     }
 
     async fn cat(&mut self, args: CatArgs) -> Result<(), Failure> {
@@ -414,6 +424,9 @@ impl<'a> Commands<'a> {
             Event::Added { cid, path, .. } => format!("{cid} {path}"),
             Event::Job(job) => job_line(job),
             Event::File { cid, path, .. } => format!("{cid} {path}"),
+            Event::Pinned { cid, blocks, bytes } => {
+                format!("pinned {cid}: {}, {}", text::count(*blocks, "block"), text::bytes(*bytes))
+            }
             Event::Root(root) => root_line(root),
             Event::Removed { cid, path } => format!("forgot {cid} {path}"),
             Event::Bad { path, offset, length } => {

@@ -14,6 +14,7 @@ pub mod dagpb;
 pub mod directory;
 pub mod hamt;
 pub mod layout;
+pub mod links;
 pub mod path;
 mod proto;
 pub mod unixfs;

@@ -49,6 +49,7 @@ const CAT: &str = "cat";
 const METHODS: &[&str] = &[
     "add",
     "get",
+    "pin",
     "ls",
     "stat",
     "rm",

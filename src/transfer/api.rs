@@ -21,6 +21,17 @@ pub enum Request {
     Add(AddRequest),
     /// Pull a file; answers [`Event::Job`] until it ends (or once, when detached).
     Get(GetRequest),
+    /// Pull every block of a DAG of any codec into the index: [`Event::Progress`], and one [`Event::Pinned`].
+    Pin {
+        /// `CID` or `CID/path/in/it`.
+        cid: String,
+        /// Addresses to dial for it, with `/p2p/ID`.
+        #[serde(default)]
+        peers: Vec<String>,
+        /// Give up when nothing has arrived for so many seconds. `None` waits for ever.
+        #[serde(default)]
+        timeout_seconds: Option<u64>,
+    },
     /// All roots; one [`Event::Root`] each.
     Ls,
     /// One root in detail: one [`Event::Root`].
@@ -220,6 +231,15 @@ pub enum Event {
         path: WirePath,
         /// Bytes of the file.
         size: u64,
+    },
+    /// Every block of a DAG is in the index.
+    Pinned {
+        /// Root CID text.
+        cid: String,
+        /// Distinct blocks.
+        blocks: u64,
+        /// Bytes of them.
+        bytes: u64,
     },
     /// A root of the index.
     Root(RootInfo),

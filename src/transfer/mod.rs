@@ -8,6 +8,7 @@ mod cat;
 pub mod failure;
 pub mod fetch;
 mod jobs;
+pub mod pin;
 pub mod plan;
 pub mod progress;
 pub mod provide;
@@ -156,6 +157,7 @@ impl Engine {
         match request {
             Request::Add(request) => self.add(request, events).await,
             Request::Get(request) => self.get(request, events).await,
+            Request::Pin { cid, peers, timeout_seconds } => self.pin(&cid, &peers, timeout_seconds, events).await,
             Request::Ls => {
                 let roots = self.blocking(|engine| roots::list(&engine.0.store)).await?;
                 for root in roots {
@@ -269,6 +271,26 @@ impl Engine {
             return Ok(());
         }
         self.watch(id, events).await
+    }
+
+    async fn pin(
+        &self,
+        cid: &str,
+        peers: &[String],
+        timeout_seconds: Option<u64>,
+        events: &Events,
+    ) -> Result<(), Failure> {
+        let node = self.node()?;
+        let path = resolve::Path::parse(cid)?;
+        for peer in peers {
+            node.keep(address(peer)?);
+        }
+        let (shown, hints) = (WirePath(cid.into()), events.clone());
+        let progress = |done| hints.hint(Event::Progress { path: shown.clone(), done, total: 0, files: None });
+        let patience = timeout_seconds.map(Duration::from_secs);
+        let pin::Pinned { cid, blocks, bytes } = pin::pin(&self.0.store, node, &path, patience, progress).await?;
+        events.say(Event::Pinned { cid: cid.to_string(), blocks, bytes }).await;
+        Ok(())
     }
 
     /// Says every change of a job until it ends; a failed one ends the stream with its error.

@@ -317,3 +317,36 @@ fn folders_that_lead_outside_are_refused() {
     assert_eq!(tree(&output).into_keys().collect::<Vec<_>>(), [PathBuf::from("ok")]);
     assert!(events.last().unwrap()["message"].as_str().unwrap().contains("outside"));
 }
+
+/// A DAG of dag-cbor, dag-json and a codec that nobody knows is pulled block by block, kept over a restart, and served on.
+#[test]
+fn a_dag_of_any_codec_is_pinned_and_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = Repo::new(folder.path(), "publisher");
+    let reader = Repo::member(folder.path(), "reader", &publisher);
+    let third = Repo::member(folder.path(), "third", &publisher);
+    let seal = |codec: u64, bytes: Vec<u8>| {
+        let block = Block::seal(Prefix::RAW_V1, bytes.into()).unwrap();
+        let cid = Cid::new_v1(codec, *block.cid().hash());
+        (cid, block.renamed(&cid).unwrap())
+    };
+    let (git, leaf) = seal(0x78, b"blob 3\0abc".to_vec());
+    let (json, middle) = seal(0x0129, format!(r#"{{"leaf":{{"/":"{git}"}}}}"#).into_bytes());
+    // [link, link, 7]
+    let link = |cid: &Cid| [&[0xd8, 0x2a, 0x58, 0x25, 0x00][..], &cid.to_bytes()[..36]].concat();
+    assert_eq!((json.to_bytes().len(), git.to_bytes().len()), (37, 36));
+    let long = [&[0xd8, 0x2a, 0x58, 0x26, 0x00][..], &json.to_bytes()].concat();
+    let (root, top) = seal(0x71, [&[0x83][..], &long, &link(&git), &[7]].concat());
+    Store::open(&publisher.path, Options::default()).unwrap().put_nodes(&[leaf, middle, top]).unwrap();
+    let from = publisher.daemon();
+    let root = root.to_string();
+    let said = reader.ask(&["pin", &root, "--peer", from.address(), "--timeout", "60s"]);
+    assert_eq!(said.last().unwrap()["blocks"], 3);
+    from.kill();
+    assert_eq!(reader.ask(&["ls"])[0]["cid"].as_str(), Some(&*root));
+    let to = reader.daemon();
+    let said = third.ask(&["pin", &root, "--peer", to.address(), "--timeout", "60s"]);
+    assert_eq!(said.last().unwrap()["blocks"], 3);
+    reader.ask(&["rm", &root]);
+    assert_eq!(reader.ask(&["ls"]), Vec::<serde_json::Value>::new());
+}

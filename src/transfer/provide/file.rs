@@ -98,7 +98,8 @@ fn hash(
     source.unchanged().map_err(|e| from_store(&e))?;
     let mut wrap = Vec::new();
     around.to_tag(&mut wrap);
-    let tree = Tree { root: root.cid, size: root.size, wrap, single: root.leaves == 1 && profile.layout == Layout::Balanced };
+    let tree =
+        Tree { root: root.cid, size: root.size, wrap, single: root.leaves == 1 && profile.layout == Layout::Balanced };
     Ok((root, tree))
 }
 

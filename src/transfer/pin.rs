@@ -1,0 +1,151 @@
+//! A DAG of any codec as plain blocks: every block of it into the index, where it is served from and stays.
+//!
+//! For files this is the wrong way, since it copies them; it is for everything that is no file. A pin is a collection
+//! without a folder: known before its first block, complete with its last, gone on with by the same request. Each distinct
+//! block is pulled once, so that the work is bounded by what somebody really sent.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use crate::block::{Block, Cid, Multihash, known_content};
+use crate::dag::links::links;
+use crate::node::{Handle, SessionEvent};
+use crate::store::{CollectionState, NewCollection, Store};
+
+use super::failure::{Failure, from_store};
+use super::plan::widen;
+use super::resolve::{Path, resolve};
+
+/// Blocks that are asked for at once.
+const BLOCKS_IN_FLIGHT: usize = 128;
+/// Blocks and bytes in one commit.
+const BLOCKS_PER_COMMIT: usize = 256;
+const BYTES_PER_COMMIT: usize = 4 << 20;
+/// The most distinct blocks of one pin: their hashes are in memory, some 150 bytes each.
+const BLOCKS_MAX: usize = 4_000_000;
+/// The expected length of a block that nothing is known of, in bytes.
+const BLOCK_BYTES_HINT: u32 = 64 << 10;
+
+/// What a pin holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pinned {
+    /// Its root.
+    pub cid: Cid,
+    /// Distinct blocks, those that identity CIDs hold not counted.
+    pub blocks: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+}
+
+/// Pins what stands at `path`. `progress` hears how many bytes are here.
+///
+/// # Errors
+/// `bad-tree` for a block that is not what its codec says, `too-many-blocks`, `timeout`, and those of the index.
+pub(super) async fn pin(
+    store: &Store,
+    node: &Handle,
+    path: &Path,
+    patience: Option<Duration>,
+    mut progress: impl FnMut(u64),
+) -> Result<Pinned, Failure> {
+    let patience = patience.unwrap_or(Duration::MAX);
+    let late =
+        || Failure::new("timeout", format!("nothing arrived for {} s; run it again to go on", patience.as_secs()));
+    let mut session = node.open_session().await;
+    let resolved = tokio::time::timeout(patience, resolve(store, &mut session, path, &mut |_| {})).await;
+    let root = resolved.map_err(|_| late())??;
+    let id = {
+        let known = store.collections().map_err(|e| from_store(&e))?;
+        let same = |c: &&crate::store::CollectionRecord| c.root == Some(root) && c.path.is_none();
+        match known.iter().find(|c| same(c) && c.state == CollectionState::Partial) {
+            Some(found) => found.id,
+            None => {
+                let spec = NewCollection { root: Some(root), path: None, partial: true };
+                store.begin_collection(&spec).map_err(|e| from_store(&e))?
+            }
+        }
+    };
+    let mut pinned = Pinned { cid: root, blocks: 0, bytes: 0 };
+    let (mut queue, mut seen) = (VecDeque::from([root]), HashSet::from([widen(&root)]));
+    let mut waiting: HashSet<Multihash> = HashSet::new();
+    let mut names = std::collections::HashMap::new();
+    let (mut fresh, mut fresh_bytes) = (Vec::new(), 0);
+    loop {
+        while waiting.len() < BLOCKS_IN_FLIGHT
+            && let Some(cid) = queue.pop_front()
+        {
+            let local = match known_content(&cid) {
+                Some(content) => Some((content, true)),
+                // Reads of the index may wait for the disk; the runtime's other tasks must not.
+                None => tokio::task::block_in_place(|| local(store, &cid))?,
+            };
+            let Some((bytes, kept)) = local else {
+                waiting.insert(widen(&cid));
+                names.insert(widen(&cid), cid);
+                session.want(vec![(cid, BLOCK_BYTES_HINT)]);
+                continue;
+            };
+            let block = Block::verify(&cid, bytes).map_err(|e| Failure::new("index-damaged", e))?;
+            count(&mut pinned, &block);
+            follow(&block, &mut queue, &mut seen)?;
+            if !kept {
+                fresh_bytes += block.bytes().len();
+                fresh.push(block);
+            }
+        }
+        let done = waiting.is_empty() && queue.is_empty();
+        if done || fresh.len() >= BLOCKS_PER_COMMIT || fresh_bytes >= BYTES_PER_COMMIT {
+            let lot = std::mem::take(&mut fresh);
+            fresh_bytes = 0;
+            tokio::task::block_in_place(|| store.put_nodes(&lot)).map_err(|e| from_store(&e))?;
+            node.arrived(lot.iter().map(|block| *block.cid()).collect());
+            progress(pinned.bytes);
+        }
+        if done {
+            break;
+        }
+        if waiting.is_empty() {
+            continue;
+        }
+        match tokio::time::timeout(patience, session.next()).await.map_err(|_| late())? {
+            Some(SessionEvent::Block { block, .. }) => {
+                let key = widen(block.cid());
+                let Some(name) = names.remove(&key).filter(|_| waiting.remove(&key)) else { continue };
+                let Some(block) = block.renamed(&name) else { continue };
+                count(&mut pinned, &block);
+                follow(&block, &mut queue, &mut seen)?;
+                fresh_bytes += block.bytes().len();
+                fresh.push(block);
+            }
+            Some(SessionEvent::NobodyHas { .. } | SessionEvent::PeersChanged { .. }) => {}
+            None => return Err(Failure::new("stopped", "the node has been stopped; run it again to go on")),
+        }
+    }
+    store.finish_collection(id, &root, pinned.bytes, pinned.blocks).map_err(|e| from_store(&e))?;
+    Ok(pinned)
+}
+
+/// A block that is here, and whether it is among the nodes. One that lies in a user's file is copied: the file may go.
+fn local(store: &Store, cid: &Cid) -> Result<Option<(bytes::Bytes, bool)>, Failure> {
+    if let Some(bytes) = store.node(&widen(cid)).map_err(|e| from_store(&e))? {
+        return Ok(Some((bytes, true)));
+    }
+    Ok(store.read(&widen(cid)).map_err(|e| from_store(&e))?.map(|bytes| (bytes, false)))
+}
+
+fn count(pinned: &mut Pinned, block: &Block) {
+    if crate::block::identity_content(block.cid()).is_none() {
+        pinned.blocks += 1;
+        pinned.bytes += block.bytes().len() as u64;
+    }
+}
+
+fn follow(block: &Block, queue: &mut VecDeque<Cid>, seen: &mut HashSet<Multihash>) -> Result<(), Failure> {
+    let found = links(block.cid(), block.bytes())
+        .map_err(|e| Failure::new("bad-tree", format!("block {}: {e}", block.cid())))?;
+    queue.extend(found.into_iter().filter(|cid| seen.insert(widen(cid))));
+    if seen.len() > BLOCKS_MAX {
+        return Err(Failure::new("too-many-blocks", format!("the DAG has more than {BLOCKS_MAX} blocks")));
+    }
+    Ok(())
+}
