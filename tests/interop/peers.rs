@@ -89,7 +89,7 @@ impl Programs {
             if let Some(root) = said["root"].as_str() {
                 roots.push(root.to_owned());
             } else if let Some(listen) = said["listen"].as_str() {
-                address.get_or_insert(listen.to_owned());
+                address = Some(listen.to_owned());
             } else if said["ready"] == true {
                 break;
             }
