@@ -1,7 +1,7 @@
 //! From the options of a request to what an import works with, under the rules of `ipfs add`.
 
 use super::rules::Rules;
-use crate::dag::builder::{HashFunction, Profile, Version, WIDTH_MAX};
+use crate::dag::builder::{HashFunction, Layout, Profile, Version};
 use crate::dag::chunker::Chunker;
 use crate::dag::directory::DirOptions;
 use crate::dag::unixfs::{Metadata, Mtime};
@@ -99,14 +99,18 @@ impl Import {
         if let Some(chunker) = &options.chunker {
             profile.chunker = Chunker::parse(chunker).map_err(|e| bad(format!("--chunker {chunker}: {e}")))?;
         }
+        if options.trickle {
+            profile.layout = Layout::Trickle;
+        }
         if let Some(width) = options.max_file_links {
-            if !(2..=WIDTH_MAX).contains(&width) {
-                return Err(bad(format!("--max-file-links {width}: from 2 to {WIDTH_MAX}")));
+            let most = profile.width_max();
+            if !(2..=most).contains(&width) {
+                return Err(bad(format!("--max-file-links {width}: from 2 to {most}")));
             }
             profile.width = width;
         }
-        (directory.cid_version, directory.hash, directory.inline) =
-            (profile.cid_version, profile.hash, inline_limit(options)?);
+        profile.inline = inline_limit(options)?;
+        (directory.cid_version, directory.hash, directory.inline) = (profile.cid_version, profile.hash, profile.inline);
         directory.max_links = options.max_directory_links.filter(|links| *links > 0);
         if let Some(fanout) = options.max_hamt_fanout {
             if !(8..=1024).contains(&fanout) || !fanout.is_power_of_two() {

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::walk::Leaf;
 use super::{Import, unreadable};
-use crate::block::{Block, Cid, identity_content};
-use crate::dag::builder::{Builder, Root, leaf};
+use crate::block::{Block, Cid, IDENTITY, identity_content};
+use crate::dag::builder::{Builder, Layout, Profile, Root, leaf, sole_leaf};
+use crate::dag::chunker::Chunker;
 use crate::dag::directory;
+use crate::dag::unixfs::Metadata;
 use crate::store::{self, Attributes, CompleteFile, LeafAt, SmallFile};
 use crate::transfer::failure::{Failure, from_store};
 
@@ -80,15 +82,19 @@ impl<'a> Reader<'a> {
     fn file(&mut self, path: PathBuf) -> Result<Read, Failure> {
         let mut file = SmallFile::open(path).map_err(|e| from_store(&e))?;
         let profile = &self.import.profile;
-        // What is cut by content has at least chunks of 16 bytes, and mostly far larger ones.
-        let chunk = u64::from(profile.chunker.bytes_max());
-        if file.len() > BYTES_MAX || file.len() / u64::from(profile.chunker.fixed().unwrap_or(16)) > LEAVES_MAX {
+        if file.len() > BYTES_MAX || file.len() / u64::from(shortest(profile.chunker)) > LEAVES_MAX {
             return Ok(Read::Large(file.attributes()));
         }
         let mut nodes = Vec::new();
         let mut leaves = Vec::new();
         let mut builder = Builder::new(*profile);
-        let run_bytes = chunk * (RUN_BYTES / chunk).max(1);
+        let longest = u64::from(profile.chunker.bytes_max());
+        let run_bytes = match profile.chunker.fixed() {
+            Some(_) => longest * (RUN_BYTES / longest).max(1),
+            None => RUN_BYTES.max(2 * longest),
+        };
+        let metadata = self.import.keep.metadata(Some(&file.attributes()));
+        let mut wrap = self.wrap.clone();
         let mut offset = 0;
         while offset < file.len() {
             #[expect(clippy::cast_possible_truncation, reason = "at most RUN_BYTES or one chunk")]
@@ -99,23 +105,45 @@ impl<'a> Reader<'a> {
             let last = offset + run as u64 == file.len();
             let mut rest = &bytes[..];
             // A cut that looks at fewer bytes than it may need is made again with more of the file.
-            while !rest.is_empty() && (last || rest.len() as u64 >= chunk) {
+            while !rest.is_empty() && (last || rest.len() as u64 >= longest) {
                 let (data, after) = rest.split_at(profile.chunker.cut(rest));
                 rest = after;
-                let leaf = leaf(profile, data);
+                let leaf = if data.len() as u64 == file.len() && holds_metadata(profile, metadata) {
+                    let (leaf, around) = sole_leaf(profile, data, metadata);
+                    wrap.clear();
+                    around.to_tag(&mut wrap);
+                    leaf
+                } else {
+                    leaf(profile, data)
+                };
                 #[expect(clippy::cast_possible_truncation, reason = "a chunk is far below 4 GiB")]
                 leaves.push(LeafAt { multihash: *leaf.cid.hash(), offset, len: data.len() as u32 });
                 offset += data.len() as u64;
                 builder.push(leaf, &mut |block| nodes.push(block));
             }
         }
-        let root = builder.finish(&mut |block| nodes.push(block));
+        let root = builder.finish_with(metadata, &mut |block| nodes.push(block));
         let file = file.finish().map_err(|e| from_store(&e))?;
-        if root.size == 0 {
+        // What its own CID holds needs no place in the index, nor does what has no bytes.
+        if root.size == 0 || root.cid.hash().code() == IDENTITY {
             return Ok(Read::Node(Box::new(Whole { cid: root.cid, tsize: root.tsize, block: nodes.pop() })));
         }
-        let file = CompleteFile { file, root: root.cid, leaves, wrap: self.wrap.clone() };
+        let file = CompleteFile { file, root: root.cid, leaves, wrap };
         Ok(Read::File(Box::new(Hashed { root, nodes, file })))
+    }
+}
+
+/// Whether a file's only leaf is where its metadata go.
+pub(super) fn holds_metadata(profile: &Profile, metadata: Metadata) -> bool {
+    metadata != Metadata::default() && profile.layout == Layout::Balanced && !profile.raw_leaves
+}
+
+/// Bytes that all chunks but the last have at the least.
+const fn shortest(chunker: Chunker) -> u32 {
+    match chunker {
+        Chunker::Size(bytes) => bytes,
+        Chunker::Rabin { min, .. } => min,
+        Chunker::Buzhash => 128 << 10,
     }
 }
 
