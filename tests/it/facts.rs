@@ -230,8 +230,8 @@ fn profile_of(fact: &Value) -> Result<Profile, &'static str> {
 fn metadata_of(fact: &Value) -> Metadata {
     let meta = &fact["meta"];
     let octal = |text| u32::from_str_radix(text, 8).unwrap();
-    let mode = meta["mode"].as_u64().map(|mode| mode.try_into().unwrap()).or(fact["mode"].as_str().map(octal));
-    let seconds = meta["mtime"][0].as_i64().or(fact["mtime"].as_i64());
+    let mode = meta["mode"].as_u64().map(|mode| mode.try_into().unwrap()).or_else(|| fact["mode"].as_str().map(octal));
+    let seconds = meta["mtime"][0].as_i64().or_else(|| fact["mtime"].as_i64());
     let nanos = meta["mtime"][1].as_u64().unwrap_or(0).try_into().unwrap();
     Metadata { mode, mtime: seconds.map(|seconds| Mtime { seconds, nanos }) }
 }
