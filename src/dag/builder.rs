@@ -1,8 +1,8 @@
 //! From a file's chunks to its root: leaves are named one by one, inner nodes come out as they fill.
 //!
 //! [`leaf`] is the costly part, a pure function to be called on as many threads as there are; [`Builder`] takes the
-//! leaves in file order and holds a node's links for each level, whatever the file's size. It never sees a file: whoever
-//! calls reads the chunks and keeps the references.
+//! leaves in file order and holds one node's links for each level, whatever the file's size. It never sees a file:
+//! whoever calls reads the chunks and keeps the references.
 
 mod balanced;
 #[cfg(test)]
