@@ -5,7 +5,8 @@
 
 use bytes::Bytes;
 use cid::Version;
-use multihash_codetable::{Code, MultihashDigest};
+
+pub mod hash;
 
 /// A CID whose digest may be up to 128 bytes long, which identity CIDs need (protocols.md §4).
 pub type Cid = cid::CidGeneric<DIGEST_BYTES_MAX>;
@@ -64,9 +65,6 @@ pub struct Prefix {
     length: u8,
 }
 
-/// The shortest digest that is accepted from the network, in bytes (verifcid in boxo).
-const DIGEST_BYTES_MIN: u64 = 20;
-
 impl Prefix {
     /// CIDv1, raw codec, SHA-256: what leaves of our own files have.
     pub const RAW_V1: Self = Self { version: Version::V1, codec: RAW, hash: SHA2_256, length: 32 };
@@ -90,22 +88,22 @@ impl Prefix {
         let mut rest = bytes;
         let version = varint(&mut rest)?;
         let codec = varint(&mut rest)?;
-        let hash = varint(&mut rest)?;
+        let code = varint(&mut rest)?;
         let length = varint(&mut rest)?;
         if !rest.is_empty() {
             return Err(BlockError::Malformed("bytes after the prefix".into()));
         }
         let version = match version {
-            0 if codec == DAG_PB && hash == SHA2_256 && length == 32 => Version::V0,
+            0 if codec == DAG_PB && code == SHA2_256 && length == 32 => Version::V0,
             0 => return Err(BlockError::Malformed("version 0 is only for dag-pb with SHA-256".into())),
             1 => Version::V1,
             other => return Err(BlockError::Malformed(format!("CID version {other}"))),
         };
         let short_enough = length <= DIGEST_BYTES_MAX as u64;
-        let long_enough = hash == IDENTITY || length >= DIGEST_BYTES_MIN;
+        let long_enough = code == IDENTITY || length >= u64::from(hash::DIGEST_BYTES_MIN);
         match u8::try_from(length) {
-            Ok(length) if short_enough && long_enough => Ok(Self { version, codec, hash, length }),
-            _ => Err(BlockError::DigestLength { code: hash, length }),
+            Ok(length) if short_enough && long_enough => Ok(Self { version, codec, hash: code, length }),
+            _ => Err(BlockError::DigestLength { code, length }),
         }
     }
 
@@ -124,19 +122,14 @@ impl Prefix {
     /// # Errors
     /// [`BlockError::UnknownHash`], [`BlockError::DigestLength`].
     pub fn hash(&self, bytes: &[u8]) -> Result<Cid, BlockError> {
-        let too_long = BlockError::DigestLength { code: self.hash, length: u64::from(self.length) };
-        let wrap = |digest: &[u8]| match digest.get(..usize::from(self.length)) {
-            Some(digest) => Multihash::wrap(self.hash, digest).map_err(|_| too_long.clone()),
-            None => Err(too_long.clone()),
-        };
         let multihash = if self.hash == IDENTITY {
+            let wrong_length = BlockError::DigestLength { code: IDENTITY, length: u64::from(self.length) };
             if bytes.len() != usize::from(self.length) {
-                return Err(too_long);
+                return Err(wrong_length);
             }
-            wrap(bytes)?
+            Multihash::wrap(IDENTITY, bytes).map_err(|_| wrong_length)?
         } else {
-            let code = Code::try_from(self.hash).map_err(|_| BlockError::UnknownHash(self.hash))?;
-            wrap(code.digest(bytes).digest())?
+            hash::digest(self.hash, self.length, &[bytes])?
         };
         match self.version {
             Version::V0 => Cid::new_v0(multihash).map_err(|e| BlockError::Malformed(e.to_string())),

@@ -1,8 +1,8 @@
 //! From a file's chunks to its root: leaves are named one by one, inner nodes come out as they fill.
 //!
 //! [`leaf`] is the costly part, a pure function to be called on as many threads as there are; [`Builder`] takes the
-//! leaves in file order and holds a node's links for each level, whatever the file's size. It never sees a file: whoever
-//! calls reads the chunks and keeps the references.
+//! leaves in file order and holds one node's links for each level, whatever the file's size. It never sees a file:
+//! whoever calls reads the chunks and keeps the references.
 
 mod balanced;
 #[cfg(test)]
@@ -12,8 +12,6 @@ mod trickle;
 use balanced::Balanced;
 use bytes::Bytes;
 pub use cid::Version;
-use multihash_codetable::{Code, MultihashDigest};
-use sha2::{Digest, Sha256};
 use trickle::Trickle;
 
 use super::{
@@ -24,7 +22,8 @@ use super::{
     wrap::{Wrap, canonical_block_bytes},
 };
 use crate::block::{
-    BLOCK_BYTES_MAX, Block, Cid, DAG_PB, DIGEST_BYTES_MAX, IDENTITY, Multihash, Prefix, RAW, SHA2_256, identity_content,
+    BLOCK_BYTES_MAX, Block, Cid, DAG_PB, DIGEST_BYTES_MAX, IDENTITY, Multihash, Prefix, RAW, SHA2_256, hash,
+    identity_content,
 };
 
 /// The most children that a node may be given. A link and its size entry take at most 100 bytes (64-byte digest), so
@@ -175,22 +174,25 @@ fn give(block: Block, sink: &mut dyn FnMut(Block)) {
     }
 }
 
-/// A hash that files may be added with: any of multihash-codetable whose digest has 20 bytes or more.
+/// A hash that files may be added with: any that blocks may have ([`hash`]), with digests of its own length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HashFunction(Code);
+pub struct HashFunction {
+    code: u64,
+    digest_bytes: u8,
+}
 
 impl HashFunction {
     /// The default of everybody.
-    pub const SHA2_256: Self = Self(Code::Sha2_256);
+    pub const SHA2_256: Self = Self { code: SHA2_256, digest_bytes: 32 };
 
     /// By multihash code.
     ///
     /// # Errors
     /// [`DagError::UnknownHash`], also for digests too short to be safe.
     pub fn from_code(code: u64) -> Result<Self, DagError> {
-        match Code::try_from(code) {
-            Ok(known) if known.digest(&[]).size() >= 20 => Ok(Self(known)),
-            _ => Err(DagError::UnknownHash(format!("0x{code:x}"))),
+        match hash::digest_bytes(code) {
+            Some(digest_bytes) => Ok(Self { code, digest_bytes }),
+            None => Err(DagError::UnknownHash(format!("0x{code:x}"))),
         }
     }
 
@@ -199,42 +201,19 @@ impl HashFunction {
     /// # Errors
     /// [`DagError::UnknownHash`].
     pub fn parse(name: &str) -> Result<Self, DagError> {
-        Ok(Self(match name {
-            "sha2-256" => Code::Sha2_256,
-            "sha2-512" => Code::Sha2_512,
-            "sha3-256" => Code::Sha3_256,
-            "sha3-384" => Code::Sha3_384,
-            "sha3-512" => Code::Sha3_512,
-            "blake2b-256" => Code::Blake2b256,
-            "blake2b-512" => Code::Blake2b512,
-            "blake2s-256" => Code::Blake2s256,
-            "blake3" => Code::Blake3_256,
-            other => return Err(DagError::UnknownHash(format!("{other:?}"))),
-        }))
+        let unknown = || DagError::UnknownHash(format!("{name:?}"));
+        Self::from_code(hash::code_of(name).ok_or_else(unknown)?)
     }
 
     /// The multihash code.
     #[must_use]
-    pub fn code(self) -> u64 {
-        self.0.into()
+    pub const fn code(self) -> u64 {
+        self.code
     }
 
-    /// The digest of the parts' concatenation, which is made only for hashes other than SHA-256.
+    /// The digest of the parts' concatenation, which is not made.
     fn digest(self, parts: [&[u8]; 3]) -> Multihash {
-        let wrap =
-            |code, digest: &[u8]| Multihash::wrap(code, digest).expect("digests of the code table fit 128 bytes");
-        if self.code() == SHA2_256 {
-            let mut hasher = Sha256::new();
-            for part in parts {
-                hasher.update(part);
-            }
-            return wrap(SHA2_256, &hasher.finalize());
-        }
-        let digest = match parts {
-            [[], data, []] => self.0.digest(data),
-            parts => self.0.digest(&parts.concat()),
-        };
-        wrap(self.code(), digest.digest())
+        hash::digest(self.code, self.digest_bytes, &parts).expect("the function is known and has such digests")
     }
 }
 
@@ -262,7 +241,7 @@ pub struct Root {
     pub leaves: u64,
 }
 
-/// Names one chunk without copying it (with SHA-256, or raw leaves).
+/// Names one chunk without copying it.
 ///
 /// # Panics
 /// When the leaf's block would be larger than [`BLOCK_BYTES_MAX`], which no [`super::chunker::Chunker`] allows.

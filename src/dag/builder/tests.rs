@@ -298,7 +298,7 @@ proptest! {
         version_1: bool,
     ) {
         let cid_version = if version_1 { Version::V1 } else { Version::V0 };
-        let profile = Profile { cid_version, raw_leaves, chunker: Chunker::Size(chunk), width, layout: Layout::Balanced, inline: None, hash: HashFunction::SHA2_256 };
+        let profile = Profile { cid_version, raw_leaves, chunker: Chunker::Size(chunk), width, ..Profile::V1_2025 };
         let (root, _) = build(profile, &file);
         prop_assert_eq!((root.cid, root.size, root.tsize), naive(&profile, &file));
         prop_assert_eq!(root.leaves, (file.len() as u64).div_ceil(u64::from(chunk)).max(1));
