@@ -1,31 +1,17 @@
-//! Imports one file in place: its leaves are hashed where they lie, on all cores, and the index gets references.
+//! Imports one file in place: its leaves are hashed where they lie, and the index gets inner nodes and references.
 //!
-//! The file is read once, in runs of about one MiB that are dealt to the workers in turn; each worker hands its results
-//! back through its own small queue, so that they come in file order and memory is bounded whatever the file's size.
 //! Nothing is in the index as a file until all of it is there and the file is still what it was at the start.
 
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use crate::block::Block;
-use crate::dag::builder::{Builder, LeafRef, Profile, Root, leaf, leaf_block};
+use crate::dag::builder::{Builder, LeafRef, Root};
 use crate::store::{Activation, Attributes, FileState, Member, NewFile, SmallFile, SourceFile, Store};
 use crate::transfer::failure::{Failure, from_store};
 use crate::transfer::plan::{self, Tree};
 
+use super::hash::hash_leaves;
 use super::{Done, Import, Watch, cancelled};
-
-/// Bytes that a worker reads at once.
-const RUN_BYTES: u64 = 1 << 20;
-
-/// Leaves in one run at the most, for tiny chunks.
-const RUN_LEAVES_MAX: u64 = 4096;
-
-/// Runs that a worker may be ahead of the tree.
-const RUNS_AHEAD: usize = 8;
-
-/// Bytes of a file in memory while its content says where it is cut.
-const CUT_WINDOW_BYTES: usize = 4 << 20;
 
 /// Inner nodes in one commit.
 const NODES_PER_COMMIT: usize = 64;
@@ -87,147 +73,24 @@ fn hash(
 ) -> Result<(Root, Tree), Failure> {
     let profile = &import.profile;
     let mut nodes = NodeBatch { store, blocks: Vec::new() };
-    let root = hash_file(source, profile, &mut nodes, watch)?;
-    if root.size == 0 {
-        nodes.blocks.push(leaf_block(profile, &[]));
-    }
+    let mut builder = Builder::new(*profile);
+    let mut done = 0;
+    let mut each = |leaves: Vec<LeafRef>| {
+        for leaf in leaves {
+            done += leaf.file_bytes;
+            builder.push(leaf, &mut |block| nodes.blocks.push(block));
+        }
+        nodes.flush_when_full()?;
+        if watch(done) { Ok(()) } else { Err(cancelled()) }
+    };
+    hash_leaves(source, profile, &mut each)?;
+    let root = builder.finish(&mut |block| nodes.blocks.push(block));
     nodes.flush()?;
     source.unchanged().map_err(|e| from_store(&e))?;
     let mut wrap = Vec::new();
     profile.wrap().to_tag(&mut wrap);
     let tree = Tree { root: root.cid, size: root.size, wrap, single: root.leaves == 1 };
     Ok((root, tree))
-}
-
-/// Hashes all leaves and builds the tree.
-fn hash_file(
-    source: &SourceFile,
-    profile: &Profile,
-    nodes: &mut NodeBatch<'_>,
-    watch: &mut dyn FnMut(u64) -> bool,
-) -> Result<Root, Failure> {
-    let total = source.len();
-    let Some(chunk) = profile.chunker.fixed() else { return hash_by_content(source, profile, nodes, watch) };
-    let chunk = u64::from(chunk);
-    let run_bytes = chunk * (RUN_BYTES / chunk).clamp(1, RUN_LEAVES_MAX);
-    let runs = total.div_ceil(run_bytes);
-    let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    let zero_leaf = leaf(profile, &vec![0; profile.chunker.bytes_max() as usize]);
-    let mut builder = Builder::new(*profile);
-    if total == 0 {
-        let empty = leaf(profile, &[]);
-        builder.push(empty, &mut |block| nodes.blocks.push(block));
-        return Ok(builder.finish(&mut |block| nodes.blocks.push(block)));
-    }
-    std::thread::scope(|scope| {
-        let queues: Vec<Receiver<Result<Vec<LeafRef>, Failure>>> = (0..workers)
-            .map(|worker| {
-                let (results, queue) = sync_channel(RUNS_AHEAD);
-                let zero_leaf = &zero_leaf;
-                scope.spawn(move || {
-                    let mine = (worker as u64..runs).step_by(workers);
-                    hash_runs(source, profile, run_bytes, zero_leaf, mine, &results);
-                });
-                queue
-            })
-            .collect();
-        let mut done = 0;
-        for (_, queue) in (0..runs).zip(queues.iter().cycle()) {
-            let leaves = queue.recv().map_err(|_| Failure::new("bug", "an import worker has died"))??;
-            for leaf in leaves {
-                done += leaf.file_bytes;
-                builder.push(leaf, &mut |block| nodes.blocks.push(block));
-            }
-            nodes.flush_when_full()?;
-            if !watch(done) {
-                return Err(cancelled());
-            }
-        }
-        Ok(builder.finish(&mut |block| nodes.blocks.push(block)))
-    })
-}
-
-/// As [`hash_file`] where the content says where a leaf ends: nobody knows that of the middle of a file, so one thread goes
-/// through it.
-fn hash_by_content(
-    source: &SourceFile,
-    profile: &Profile,
-    nodes: &mut NodeBatch<'_>,
-    watch: &mut dyn FnMut(u64) -> bool,
-) -> Result<Root, Failure> {
-    let longest = profile.chunker.bytes_max() as usize;
-    let mut builder = Builder::new(*profile);
-    let mut window = vec![0; CUT_WINDOW_BYTES.max(2 * longest)];
-    let (mut offset, mut filled) = (0_u64, 0_usize);
-    loop {
-        let read_at = offset + filled as u64;
-        let room = window.len() - filled;
-        let more = usize::try_from(source.len() - read_at).unwrap_or(usize::MAX).min(room);
-        source.read_at(read_at, &mut window[filled..filled + more]).map_err(|e| from_store(&e))?;
-        filled += more;
-        let last = offset + filled as u64 == source.len();
-        let mut rest = &window[..filled];
-        while !rest.is_empty() && (last || rest.len() >= longest) {
-            let (data, after) = rest.split_at(profile.chunker.cut(rest));
-            builder.push(leaf(profile, data), &mut |block| nodes.blocks.push(block));
-            rest = after;
-        }
-        let (used, left) = (filled - rest.len(), rest.len());
-        source.release(offset..offset + used as u64);
-        window.copy_within(used..filled, 0);
-        (offset, filled) = (offset + used as u64, left);
-        nodes.flush_when_full()?;
-        if !watch(offset) {
-            return Err(cancelled());
-        }
-        if last {
-            return Ok(builder.finish(&mut |block| nodes.blocks.push(block)));
-        }
-    }
-}
-
-/// One worker: hashes its runs until there are none, an error, or nobody listens.
-fn hash_runs(
-    source: &SourceFile,
-    profile: &Profile,
-    run_bytes: u64,
-    zero_leaf: &LeafRef,
-    runs: impl Iterator<Item = u64>,
-    results: &SyncSender<Result<Vec<LeafRef>, Failure>>,
-) {
-    #[expect(clippy::cast_possible_truncation, reason = "at most RUN_BYTES or one chunk")]
-    let mut buffer = vec![0; run_bytes.min(source.len()) as usize];
-    for run in runs {
-        let result = hash_run(source, profile, run * run_bytes, run_bytes, zero_leaf, &mut buffer);
-        let failed = result.is_err();
-        if results.send(result).is_err() || failed {
-            return;
-        }
-    }
-}
-
-fn hash_run(
-    source: &SourceFile,
-    profile: &Profile,
-    offset: u64,
-    run_bytes: u64,
-    zero_leaf: &LeafRef,
-    buffer: &mut [u8],
-) -> Result<Vec<LeafRef>, Failure> {
-    let end = (offset + run_bytes).min(source.len());
-    let chunk = profile.chunker.bytes_max();
-    let full_chunks = (end - offset) / u64::from(chunk);
-    if full_chunks * u64::from(chunk) == end - offset && source.is_hole(&(offset..end)) {
-        return Ok((0..full_chunks).map(|_| *zero_leaf).collect());
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "at most RUN_BYTES or one chunk")]
-    let Some(bytes) = buffer.get_mut(..(end - offset) as usize) else {
-        return Err(Failure::new("bug", "an import buffer is too small"));
-    };
-    source.read_at(offset, bytes).map_err(|e| from_store(&e))?;
-    let leaves = bytes.chunks(chunk as usize).map(|chunk| leaf(profile, chunk)).collect();
-    source.release(offset..end);
-    Ok(leaves)
 }
 
 /// Enters the file and its references.

@@ -1,12 +1,13 @@
 //! Imports files and folders in place: leaves are hashed where they lie, on all cores, and the index gets references.
 //!
-//! A lone file is a root of its own (`file.rs`). A folder is a collection: `walk.rs` goes through it, `small.rs` reads
+//! A lone file is a root of its own (`file.rs`), hashed on all cores (`hash.rs`). A folder is a collection: `walk.rs` goes through it, `small.rs` reads
 //! each file on one of several threads, `folder.rs` puts the directories together, `lot.rs` hands all of it to the index
 //! by the lot. A file is in the index only if it was the same when it had been read as when it was opened. An import that
 //! ends early, for an error or because nobody waits for it any more, leaves no entry behind.
 
 mod file;
 mod folder;
+mod hash;
 mod lot;
 mod options;
 mod rules;

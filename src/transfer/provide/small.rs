@@ -6,6 +6,7 @@ use super::walk::Leaf;
 use super::{Import, unreadable};
 use crate::block::{Block, Cid, identity_content};
 use crate::dag::builder::{Builder, Root, leaf};
+use crate::dag::chunker::Chunker;
 use crate::dag::directory;
 use crate::store::{self, Attributes, CompleteFile, LeafAt, SmallFile};
 use crate::transfer::failure::{Failure, from_store};
@@ -80,15 +81,17 @@ impl<'a> Reader<'a> {
     fn file(&mut self, path: PathBuf) -> Result<Read, Failure> {
         let mut file = SmallFile::open(path).map_err(|e| from_store(&e))?;
         let profile = &self.import.profile;
-        // What is cut by content has at least chunks of 16 bytes, and mostly far larger ones.
-        let chunk = u64::from(profile.chunker.bytes_max());
-        if file.len() > BYTES_MAX || file.len() / u64::from(profile.chunker.fixed().unwrap_or(16)) > LEAVES_MAX {
+        if file.len() > BYTES_MAX || file.len() / u64::from(shortest(profile.chunker)) > LEAVES_MAX {
             return Ok(Read::Large(file.attributes()));
         }
         let mut nodes = Vec::new();
         let mut leaves = Vec::new();
         let mut builder = Builder::new(*profile);
-        let run_bytes = chunk * (RUN_BYTES / chunk).max(1);
+        let longest = u64::from(profile.chunker.bytes_max());
+        let run_bytes = match profile.chunker.fixed() {
+            Some(_) => longest * (RUN_BYTES / longest).max(1),
+            None => RUN_BYTES.max(2 * longest),
+        };
         let mut offset = 0;
         while offset < file.len() {
             #[expect(clippy::cast_possible_truncation, reason = "at most RUN_BYTES or one chunk")]
@@ -99,7 +102,7 @@ impl<'a> Reader<'a> {
             let last = offset + run as u64 == file.len();
             let mut rest = &bytes[..];
             // A cut that looks at fewer bytes than it may need is made again with more of the file.
-            while !rest.is_empty() && (last || rest.len() as u64 >= chunk) {
+            while !rest.is_empty() && (last || rest.len() as u64 >= longest) {
                 let (data, after) = rest.split_at(profile.chunker.cut(rest));
                 rest = after;
                 let leaf = leaf(profile, data);
@@ -116,6 +119,15 @@ impl<'a> Reader<'a> {
         }
         let file = CompleteFile { file, root: root.cid, leaves, wrap: self.wrap.clone() };
         Ok(Read::File(Box::new(Hashed { root, nodes, file })))
+    }
+}
+
+/// Bytes that all chunks but the last have at the least.
+const fn shortest(chunker: Chunker) -> u32 {
+    match chunker {
+        Chunker::Size(bytes) => bytes,
+        Chunker::Rabin { min, .. } => min,
+        Chunker::Buzhash => 128 << 10,
     }
 }
 
