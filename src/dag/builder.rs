@@ -1,26 +1,48 @@
 //! From a file's chunks to its root: leaves are named one by one, inner nodes come out as they fill.
 //!
 //! [`leaf`] is the costly part, a pure function to be called on as many threads as there are; [`Builder`] takes the
-//! leaves in file order and holds at most `width` links a level, whatever the file's size. It makes balanced trees only
-//! (protocols.md §3.4) and never sees a file: whoever calls reads the chunks and keeps the references.
+//! leaves in file order and holds a node's links for each level, whatever the file's size. It never sees a file: whoever
+//! calls reads the chunks and keeps the references.
 
+mod balanced;
+#[cfg(test)]
+mod tests;
+mod trickle;
+
+use balanced::Balanced;
 use bytes::Bytes;
 pub use cid::Version;
 use multihash_codetable::{Code, MultihashDigest};
 use sha2::{Digest, Sha256};
+use trickle::Trickle;
 
 use super::{
     DagError,
     chunker::Chunker,
     dagpb::{self, Link, Node},
-    unixfs::{Data, Kind},
-    wrap::Wrap,
+    unixfs::{Data, Kind, Metadata},
+    wrap::{Wrap, canonical_block_bytes},
 };
-use crate::block::{BLOCK_BYTES_MAX, Block, Cid, DAG_PB, Multihash, Prefix, RAW, SHA2_256};
+use crate::block::{
+    BLOCK_BYTES_MAX, Block, Cid, DAG_PB, DIGEST_BYTES_MAX, IDENTITY, Multihash, Prefix, RAW, SHA2_256, identity_content,
+};
 
 /// The most children that a node may be given. A link and its size entry take at most 100 bytes (64-byte digest), so
 /// that a full node stays below a block's 2 MiB.
 pub const WIDTH_MAX: usize = 16_384;
+
+/// As [`WIDTH_MAX`], where links may be 128-byte identity CIDs.
+const WIDTH_MAX_INLINE: usize = 12_288;
+
+/// How leaves are put into a tree (protocols.md §3.4).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// All leaves are equally deep.
+    #[default]
+    Balanced,
+    /// Each node has leaves first and then ever deeper sub-trees, so that a file's start is near its root.
+    Trickle,
+}
 
 /// How a file becomes a tree. Two files with the same bytes and profile have the same root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +53,14 @@ pub struct Profile {
     pub raw_leaves: bool,
     /// Where a file is cut into leaves.
     pub chunker: Chunker,
-    /// Children of each inner node but the last of its level: 2 to [`WIDTH_MAX`].
+    /// Children of each inner node but the last of its level, not counting a trickle node's sub-trees: 2 to
+    /// [`Self::width_max`].
     pub width: usize,
+    /// The tree's form.
+    pub layout: Layout,
+    /// Blocks of at most that many bytes, leaves and nodes alike, become identity CIDs, which hold them and are of
+    /// version 1 always; above 128 bytes none can. `None` differs from 0, which makes one of the empty raw leaf.
+    pub inline: Option<u32>,
     /// What all blocks are hashed with.
     pub hash: HashFunction,
 }
@@ -44,6 +72,8 @@ impl Profile {
         raw_leaves: true,
         chunker: Chunker::Size(1_048_576),
         width: 1024,
+        layout: Layout::Balanced,
+        inline: None,
         hash: HashFunction::SHA2_256,
     };
     /// `unixfs-v0-2015` (IPIP-499): 256 KiB dag-pb leaves, 174 a node; what `ipfs add` does without options.
@@ -52,6 +82,8 @@ impl Profile {
         raw_leaves: false,
         chunker: Chunker::Size(262_144),
         width: 174,
+        layout: Layout::Balanced,
+        inline: None,
         hash: HashFunction::SHA2_256,
     };
 
@@ -74,21 +106,72 @@ impl Profile {
     /// What is around the file's bytes in each leaf.
     #[must_use]
     pub const fn wrap(&self) -> Wrap {
-        if self.raw_leaves { Wrap::Raw } else { Wrap::File }
+        match (self.raw_leaves, self.layout) {
+            (true, _) => Wrap::Raw,
+            (false, Layout::Balanced) => Wrap::File,
+            (false, Layout::Trickle) => Wrap::RawNode,
+        }
     }
 
-    /// The name of a dag-pb node with that digest.
-    fn node_cid(&self, multihash: Multihash) -> Cid {
+    /// The profile for files that keep their mode or modification time: the same with dag-pb leaves, because Kubo makes
+    /// no raw leaves then, however many the file has.
+    #[must_use]
+    pub const fn for_metadata(self) -> Self {
+        Self { raw_leaves: false, ..self }
+    }
+
+    /// The most that `width` may be: less than [`WIDTH_MAX`] where links may hold blocks. Such a link and its size
+    /// entry take at most 163 bytes.
+    #[must_use]
+    pub const fn width_max(&self) -> usize {
+        if self.inline.is_some() { WIDTH_MAX_INLINE } else { WIDTH_MAX }
+    }
+
+    const fn leaf_codec(&self) -> u64 {
+        if self.raw_leaves { RAW } else { DAG_PB }
+    }
+
+    const fn inlines(&self, block_bytes: usize) -> bool {
+        match self.inline {
+            Some(limit) => block_bytes <= limit as usize && block_bytes <= DIGEST_BYTES_MAX,
+            None => false,
+        }
+    }
+
+    /// The name of the block that is the parts' concatenation.
+    fn name(&self, codec: u64, parts: [&[u8]; 3]) -> Cid {
+        if self.inlines(parts.iter().map(|part| part.len()).sum()) {
+            return identity(codec, &parts.concat());
+        }
+        let multihash = self.hash.digest(parts);
         if self.cid_version == Version::V0
+            && codec == DAG_PB
             && let Ok(cid) = Cid::new_v0(multihash)
         {
             return cid;
         }
-        Cid::new_v1(DAG_PB, multihash)
+        Cid::new_v1(codec, multihash)
     }
 
-    fn leaf_cid(&self, multihash: Multihash) -> Cid {
-        if self.raw_leaves { Cid::new_v1(RAW, multihash) } else { self.node_cid(multihash) }
+    /// Makes a block of our own bytes.
+    fn seal(&self, codec: u64, bytes: Vec<u8>) -> Block {
+        let like = if self.inlines(bytes.len()) {
+            identity(codec, &bytes)
+        } else {
+            Self { inline: None, ..*self }.name(codec, [&[], &[], &[]])
+        };
+        Block::seal(Prefix::of(&like), Bytes::from(bytes)).expect("our own nodes fit a block and have a known hash")
+    }
+}
+
+fn identity(codec: u64, bytes: &[u8]) -> Cid {
+    Cid::new_v1(codec, Multihash::wrap(IDENTITY, bytes).expect("not longer than a digest may be"))
+}
+
+/// Gives `sink` what somebody must keep: an identity CID is its own block.
+fn give(block: Block, sink: &mut dyn FnMut(Block)) {
+    if identity_content(block.cid()).is_none() {
+        sink(block);
     }
 }
 
@@ -175,7 +258,7 @@ pub struct Root {
     pub size: u64,
     /// Bytes of all blocks, counted each time they occur: what `ipfs add` calls size.
     pub tsize: u64,
-    /// Leaves of the tree; 1 for an empty file.
+    /// Leaves of the tree; 1 for an empty file, whose root has no child.
     pub leaves: u64,
 }
 
@@ -185,11 +268,35 @@ pub struct Root {
 /// When the leaf's block would be larger than [`BLOCK_BYTES_MAX`], which no [`super::chunker::Chunker`] allows.
 #[must_use]
 pub fn leaf(profile: &Profile, data: &[u8]) -> LeafRef {
+    wrapped(profile, &profile.wrap(), data)
+}
+
+/// Names the one chunk of a file that keeps `metadata`, and says what is around its bytes: the leaf is the root where
+/// the layout is balanced and leaves are dag-pb, and then it holds the metadata. It is the same as [`leaf`] everywhere
+/// else.
+///
+/// # Panics
+/// As [`leaf`].
+#[must_use]
+pub fn sole_leaf(profile: &Profile, data: &[u8], metadata: Metadata) -> (LeafRef, Wrap) {
+    let wrap = if metadata == Metadata::default() || profile.wrap() != Wrap::File {
+        profile.wrap()
+    } else {
+        let content = (!data.is_empty()).then(|| Bytes::copy_from_slice(data));
+        let mut message = Data { data: content, filesize: Some(data.len() as u64), ..Data::new(Kind::File) };
+        metadata.set_in(&mut message);
+        let block = dagpb::encode(&Node { links: Vec::new(), data: Some(message.encode().into()) });
+        Wrap::split(&block.into(), DAG_PB).expect("our own leaf is well formed").0
+    };
+    (wrapped(profile, &wrap, data), wrap)
+}
+
+fn wrapped(profile: &Profile, wrap: &Wrap, data: &[u8]) -> LeafRef {
     let length = u32::try_from(data.len()).expect("chunks are far below 4 GiB");
-    let (prefix, suffix) = profile.wrap().affixes(length);
+    let (prefix, suffix) = wrap.affixes(length);
     let block_bytes = prefix.len() + data.len() + suffix.len();
     assert!(block_bytes <= BLOCK_BYTES_MAX, "a leaf of {block_bytes} bytes is larger than a block may be");
-    let cid = profile.leaf_cid(profile.hash.digest([&prefix, data, &suffix]));
+    let cid = profile.name(profile.leaf_codec(), [&prefix, data, &suffix]);
     LeafRef { cid, file_bytes: data.len() as u64, tsize: block_bytes as u64 }
 }
 
@@ -203,232 +310,96 @@ pub fn leaf_block(profile: &Profile, data: &[u8]) -> Block {
     let (mut bytes, suffix) = profile.wrap().affixes(length);
     bytes.extend_from_slice(data);
     bytes.extend_from_slice(&suffix);
-    seal(&profile.leaf_cid(profile.hash.digest([&[], &[], &[]])), bytes)
+    profile.seal(profile.leaf_codec(), bytes)
 }
 
-/// Seals our own bytes under the version, codec and hash of `like`.
-fn seal(like: &Cid, bytes: Vec<u8>) -> Block {
-    Block::seal(Prefix::of(like), Bytes::from(bytes)).expect("our own nodes fit a block and have a known hash")
-}
-
-/// Makes the inner nodes of a balanced tree from its leaves in file order.
+/// Makes the inner nodes of a tree from its leaves in file order.
 #[derive(Debug)]
 pub struct Builder {
     profile: Profile,
-    /// `levels[0]` holds leaves that have no parent yet, `levels[1]` their parents without a parent, and so on.
-    levels: Vec<Vec<LeafRef>>,
+    tree: Tree,
     leaves: u64,
+}
+
+#[derive(Debug)]
+enum Tree {
+    Balanced(Balanced),
+    Trickle(Trickle),
 }
 
 impl Builder {
     /// A builder without leaves.
     ///
     /// # Panics
-    /// When the profile's width is not in 2 to [`WIDTH_MAX`].
+    /// When the profile's width is not in 2 to [`Profile::width_max`].
     #[must_use]
     pub fn new(profile: Profile) -> Self {
-        assert!((2..=WIDTH_MAX).contains(&profile.width), "width {} is not in 2..={WIDTH_MAX}", profile.width);
-        Self { profile, levels: Vec::new(), leaves: 0 }
+        let widths = 2..=profile.width_max();
+        assert!(widths.contains(&profile.width), "width {} is not in {widths:?}", profile.width);
+        let tree = match profile.layout {
+            Layout::Balanced => Tree::Balanced(Balanced::default()),
+            Layout::Trickle => Tree::Trickle(Trickle::default()),
+        };
+        Self { profile, tree, leaves: 0 }
     }
 
-    /// Takes the next leaf and gives every inner node that is now full to `sink`, children before parents.
+    /// Takes the next leaf and gives inner nodes that are now complete to `sink`, children before parents.
+    ///
+    /// A leaf without file bytes, which only the empty file has, is not put into a trickle tree.
     pub fn push(&mut self, leaf: LeafRef, sink: &mut dyn FnMut(Block)) {
+        match &mut self.tree {
+            Tree::Balanced(tree) => tree.push(&self.profile, leaf, sink),
+            Tree::Trickle(_) if leaf.file_bytes == 0 => return,
+            Tree::Trickle(tree) => tree.push(&self.profile, leaf, sink),
+        }
         self.leaves += 1;
-        self.put(0, leaf);
-        let mut level = 0;
-        while self.levels.get(level).is_some_and(|links| links.len() == self.profile.width) {
-            self.close(level, sink);
-            level += 1;
-        }
     }
 
-    /// Gives the remaining nodes to `sink` and names the tree. Without any leaf this is the empty file, whose one empty
-    /// leaf is given to `sink` as well, because there is no file that it could be served from.
-    pub fn finish(mut self, sink: &mut dyn FnMut(Block)) -> Root {
-        if self.leaves == 0 {
-            let block = leaf_block(&self.profile, &[]);
-            self.leaves = 1;
-            self.put(0, LeafRef { cid: *block.cid(), file_bytes: 0, tsize: block.bytes().len() as u64 });
-            sink(block);
-        }
-        let mut level = 0;
-        loop {
-            // The highest level is the last: every other one that still holds something gets its parent, also when it
-            // is one alone, so that all leaves are equally deep.
-            if let ([only], true) = (&self.levels[level][..], level + 1 == self.levels.len()) {
-                return Root { cid: only.cid, size: only.file_bytes, tsize: only.tsize, leaves: self.leaves };
+    /// Gives the remaining nodes to `sink` and names the tree. Without any leaf this is the empty file, whose one block
+    /// is given to `sink` as well, because there is no file that it could be served from. Blocks that became identity
+    /// CIDs are never given.
+    pub fn finish(self, sink: &mut dyn FnMut(Block)) -> Root {
+        self.finish_with(Metadata::default(), sink)
+    }
+
+    /// As [`Self::finish`], with `metadata` in the root. A file's only leaf must have been named by [`sole_leaf`] with
+    /// the same metadata; where it is raw and so cannot hold any, it gets a parent, which Kubo does not make: use
+    /// [`Profile::for_metadata`] for its CIDs.
+    pub fn finish_with(self, metadata: Metadata, sink: &mut dyn FnMut(Block)) -> Root {
+        let Self { profile, tree, leaves } = self;
+        let plain = metadata == Metadata::default();
+        let root = match tree {
+            Tree::Balanced(_) if leaves == 0 && plain => {
+                let block = leaf_block(&profile, &[]);
+                let root = LeafRef { cid: *block.cid(), file_bytes: 0, tsize: block.bytes().len() as u64 };
+                give(block, sink);
+                root
             }
-            if !self.levels[level].is_empty() {
-                self.close(level, sink);
+            // The empty leaf that holds metadata is the same as a node without children.
+            Tree::Balanced(_) if leaves == 0 => close(&profile, &mut Vec::new(), metadata, sink),
+            Tree::Balanced(tree) => {
+                if let (Some(leaf), false) = (tree.only_leaf(), plain || profile.raw_leaves) {
+                    debug_assert_ne!(leaf.tsize, canonical_block_bytes(leaf.file_bytes), "not by sole_leaf");
+                }
+                tree.finish(&profile, metadata, sink)
             }
-            level += 1;
-        }
-    }
-
-    fn put(&mut self, level: usize, link: LeafRef) {
-        if self.levels.len() == level {
-            self.levels.push(Vec::new());
-        }
-        self.levels[level].push(link);
-    }
-
-    /// Makes the parent of everything that waits at `level`.
-    fn close(&mut self, level: usize, sink: &mut dyn FnMut(Block)) {
-        let children = &mut self.levels[level];
-        let blocksizes: Vec<u64> = children.iter().map(|child| child.file_bytes).collect();
-        let file_bytes = blocksizes.iter().sum();
-        let below: u64 = children.iter().map(|child| child.tsize).sum();
-        let data = Data { filesize: Some(file_bytes), blocksizes, ..Data::new(Kind::File) }.encode();
-        let links = children.drain(..).map(|child| Link {
-            cid: child.cid,
-            name: Bytes::new().into(),
-            tsize: Some(child.tsize),
-        });
-        let node = Node { links: links.collect(), data: Some(data.into()) };
-        let like = self.profile.node_cid(self.profile.hash.digest([&[], &[], &[]]));
-        let block = seal(&like, dagpb::encode(&node));
-        let parent = LeafRef { cid: *block.cid(), file_bytes, tsize: below + block.bytes().len() as u64 };
-        self.put(level + 1, parent);
-        sink(block);
+            Tree::Trickle(tree) => tree.finish(&profile, metadata, sink),
+        };
+        Root { cid: root.cid, size: root.file_bytes, tsize: root.tsize, leaves: leaves.max(1) }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn build(profile: Profile, file: &[u8]) -> (Root, Vec<Block>) {
-        let mut blocks = Vec::new();
-        let mut builder = Builder::new(profile);
-        for chunk in file.chunks(profile.chunker.bytes_max() as usize) {
-            builder.push(leaf(&profile, chunk), &mut |block| blocks.push(block));
-        }
-        let root = builder.finish(&mut |block| blocks.push(block));
-        (root, blocks)
-    }
-
-    /// Collect all, group, repeat: the definition of the balanced layout.
-    fn naive(profile: &Profile, file: &[u8]) -> (Cid, u64, u64) {
-        let mut level: Vec<(Cid, u64, u64)> = file
-            .chunks(profile.chunker.bytes_max() as usize)
-            .map(|chunk| {
-                let block = leaf_block(profile, chunk);
-                (*block.cid(), chunk.len() as u64, block.bytes().len() as u64)
-            })
-            .collect();
-        if level.is_empty() {
-            let block = leaf_block(profile, &[]);
-            level.push((*block.cid(), 0, block.bytes().len() as u64));
-        }
-        while level.len() > 1 {
-            level = level
-                .chunks(profile.width)
-                .map(|group| {
-                    let data = Data {
-                        filesize: Some(group.iter().map(|g| g.1).sum()),
-                        blocksizes: group.iter().map(|g| g.1).collect(),
-                        ..Data::new(Kind::File)
-                    };
-                    let links =
-                        group.iter().map(|g| Link { cid: g.0, name: Bytes::new().into(), tsize: Some(g.2) }).collect();
-                    let bytes = Bytes::from(dagpb::encode(&Node { links, data: Some(data.encode().into()) }));
-                    let length = bytes.len() as u64;
-                    let prefix = if profile.cid_version == Version::V0 { Prefix::DAG_PB_V0 } else { Prefix::DAG_PB_V1 };
-                    let cid = *Block::seal(prefix, bytes).unwrap().cid();
-                    (cid, group.iter().map(|g| g.1).sum(), length + group.iter().map(|g| g.2).sum::<u64>())
-                })
-                .collect();
-        }
-        level[0]
-    }
-
-    #[test]
-    fn a_leaf_has_the_name_of_its_block() {
-        for hash in ["sha2-256", "sha2-512", "blake2b-256", "blake3"] {
-            let hash = HashFunction::parse(hash).unwrap();
-            assert_eq!(HashFunction::from_code(hash.code()), Ok(hash));
-            for profile in [Profile::V1_2025, Profile::V0_2015] {
-                let profile = Profile { hash, ..profile };
-                for length in [0, 1, 127, 128, 300_000] {
-                    let data = vec![5; length];
-                    let (named, block) = (leaf(&profile, &data), leaf_block(&profile, &data));
-                    assert_eq!((named.cid, named.tsize), (*block.cid(), block.bytes().len() as u64));
-                    assert_eq!(named.file_bytes, length as u64);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn short_and_unknown_hashes_are_refused() {
-        assert!(HashFunction::from_code(0x9999).is_err());
-        assert!(HashFunction::from_code(0xb250).is_err(), "blake2s-128");
-        assert!(HashFunction::parse("md5").is_err());
-    }
-
-    #[test]
-    fn version_0_is_only_for_sha2_256() {
-        let profile = Profile { hash: HashFunction::parse("blake3").unwrap(), ..Profile::V0_2015 };
-        assert_eq!(build(profile, &[1; 300_000]).0.cid.version(), Version::V1);
-        assert_eq!(build(Profile::V0_2015, &[1; 300_000]).0.cid.version(), Version::V0);
-    }
-
-    #[test]
-    fn one_chunk_is_its_own_root_and_the_empty_file_one_empty_leaf() {
-        let (root, blocks) = build(Profile::V0_2015, b"hello world");
-        assert_eq!(root.cid.to_string(), "Qmf412jQZiuVUtdgnB36FXFX7xg5V6KEbSJ4dpQuhkLyfD");
-        assert_eq!((root.size, root.tsize, root.leaves, blocks.len()), (11, 19, 1, 0));
-        let (root, blocks) = build(Profile::V1_2025, b"");
-        assert_eq!(root.cid.to_string(), "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku");
-        assert_eq!((root.size, root.leaves, blocks.len()), (0, 1, 1));
-    }
-
-    #[test]
-    fn the_widest_node_fits_a_block() {
-        let profile = Profile {
-            width: WIDTH_MAX,
-            hash: HashFunction::parse("sha2-512").unwrap(),
-            ..Profile::kubo_defaults(Version::V1)
-        };
-        let big = LeafRef { file_bytes: 1 << 39, tsize: 1 << 40, ..leaf(&profile, &[1]) };
-        let mut builder = Builder::new(profile);
-        let mut longest = 0;
-        for _ in 0..WIDTH_MAX {
-            builder.push(big, &mut |block| longest = longest.max(block.bytes().len()));
-        }
-        assert!(longest > 1 << 20 && longest <= BLOCK_BYTES_MAX);
-    }
-
-    #[test]
-    fn memory_is_bounded_by_width_and_depth() {
-        let profile = Profile { width: 16, ..Profile::V1_2025 };
-        let one = leaf(&profile, &[0; 1024]);
-        let mut builder = Builder::new(profile);
-        let mut nodes = 0_u64;
-        for _ in 0..70_000 {
-            builder.push(one, &mut |_| nodes += 1);
-            assert!(builder.levels.iter().map(Vec::len).sum::<usize>() < 16 * 5);
-        }
-        let root = builder.finish(&mut |_| nodes += 1);
-        assert_eq!((root.size, root.leaves), (70_000 * 1024, 70_000));
-        assert_eq!(nodes, 4375 + 274 + 18 + 2 + 1);
-    }
-
-    proptest! {
-        #[test]
-        fn the_tree_is_the_naive_one(
-            (chunk, width) in (1_u32..5, 2_usize..6),
-            file in prop::collection::vec(any::<u8>(), 0..300),
-            raw_leaves: bool,
-            version_1: bool,
-        ) {
-            let cid_version = if version_1 { Version::V1 } else { Version::V0 };
-            let profile = Profile { cid_version, raw_leaves, chunker: Chunker::Size(chunk), width, hash: HashFunction::SHA2_256 };
-            let (root, _) = build(profile, &file);
-            prop_assert_eq!((root.cid, root.size, root.tsize), naive(&profile, &file));
-            prop_assert_eq!(root.leaves, (file.len() as u64).div_ceil(u64::from(chunk)).max(1));
-        }
-    }
+/// Makes the parent of `children`, gives it to `sink` and leaves no child. Only a root has metadata.
+fn close(profile: &Profile, children: &mut Vec<LeafRef>, metadata: Metadata, sink: &mut dyn FnMut(Block)) -> LeafRef {
+    let blocksizes: Vec<u64> = children.iter().map(|child| child.file_bytes).collect();
+    let file_bytes = blocksizes.iter().sum();
+    let below: u64 = children.iter().map(|child| child.tsize).sum();
+    let mut data = Data { filesize: Some(file_bytes), blocksizes, ..Data::new(Kind::File) };
+    metadata.set_in(&mut data);
+    let links = children.drain(..).map(|child| Link { cid: child.cid, name: Bytes::new().into(), tsize: Some(child.tsize) });
+    let node = Node { links: links.collect(), data: Some(data.encode().into()) };
+    let block = profile.seal(DAG_PB, dagpb::encode(&node));
+    let parent = LeafRef { cid: *block.cid(), file_bytes, tsize: below + block.bytes().len() as u64 };
+    give(block, sink);
+    parent
 }
