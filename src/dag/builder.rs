@@ -396,7 +396,8 @@ fn close(profile: &Profile, children: &mut Vec<LeafRef>, metadata: Metadata, sin
     let below: u64 = children.iter().map(|child| child.tsize).sum();
     let mut data = Data { filesize: Some(file_bytes), blocksizes, ..Data::new(Kind::File) };
     metadata.set_in(&mut data);
-    let links = children.drain(..).map(|child| Link { cid: child.cid, name: Bytes::new().into(), tsize: Some(child.tsize) });
+    let links =
+        children.drain(..).map(|child| Link { cid: child.cid, name: Bytes::new().into(), tsize: Some(child.tsize) });
     let node = Node { links: links.collect(), data: Some(data.encode().into()) };
     let block = profile.seal(DAG_PB, dagpb::encode(&node));
     let parent = LeafRef { cid: *block.cid(), file_bytes, tsize: below + block.bytes().len() as u64 };

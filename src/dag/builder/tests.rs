@@ -37,7 +37,8 @@ fn naive(profile: &Profile, file: &[u8]) -> (Cid, u64, u64) {
                     blocksizes: group.iter().map(|g| g.1).collect(),
                     ..Data::new(Kind::File)
                 };
-                let links = group.iter().map(|g| Link { cid: g.0, name: Bytes::new().into(), tsize: Some(g.2) }).collect();
+                let links =
+                    group.iter().map(|g| Link { cid: g.0, name: Bytes::new().into(), tsize: Some(g.2) }).collect();
                 let bytes = Bytes::from(dagpb::encode(&Node { links, data: Some(data.encode().into()) }));
                 let length = bytes.len() as u64;
                 let prefix = if profile.cid_version == Version::V0 { Prefix::DAG_PB_V0 } else { Prefix::DAG_PB_V1 };

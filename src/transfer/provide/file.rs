@@ -5,7 +5,8 @@
 use std::path::Path;
 
 use crate::block::Block;
-use crate::dag::builder::{Builder, LeafRef, Root};
+use crate::dag::builder::{Builder, LeafRef, Root, sole_leaf};
+use crate::dag::chunker::Chunker;
 use crate::store::{Activation, Attributes, FileState, Member, NewFile, SmallFile, SourceFile, Store};
 use crate::transfer::failure::{Failure, from_store};
 use crate::transfer::plan::{self, Tree};
@@ -68,29 +69,46 @@ fn hash(
     store: Option<&Store>,
     source: &SourceFile,
     import: &Import,
-    _attributes: Attributes,
+    attributes: Attributes,
     watch: &mut dyn FnMut(u64) -> bool,
 ) -> Result<(Root, Tree), Failure> {
     let profile = &import.profile;
     let mut nodes = NodeBatch { store, blocks: Vec::new() };
     let mut builder = Builder::new(*profile);
-    let mut done = 0;
-    let mut each = |leaves: Vec<LeafRef>| {
-        for leaf in leaves {
-            done += leaf.file_bytes;
-            builder.push(leaf, &mut |block| nodes.blocks.push(block));
-        }
-        nodes.flush_when_full()?;
-        if watch(done) { Ok(()) } else { Err(cancelled()) }
-    };
-    hash_leaves(source, profile, &mut each)?;
-    let root = builder.finish(&mut |block| nodes.blocks.push(block));
+    let metadata = import.keep.metadata(Some(&attributes));
+    let (mut sole, mut wrap) = (None, profile.wrap());
+    if let Some(chunk) = only_chunk(source, profile.chunker)? {
+        let (leaf, around) = sole_leaf(profile, &chunk, metadata);
+        builder.push(leaf, &mut |block| nodes.blocks.push(block));
+        (sole, wrap) = (Some(leaf.cid), around);
+    } else {
+        let mut done = 0;
+        let mut each = |leaves: Vec<LeafRef>| {
+            for leaf in leaves {
+                done += leaf.file_bytes;
+                builder.push(leaf, &mut |block| nodes.blocks.push(block));
+            }
+            nodes.flush_when_full()?;
+            if watch(done) { Ok(()) } else { Err(cancelled()) }
+        };
+        hash_leaves(source, profile, &mut each)?;
+    }
+    let root = builder.finish_with(metadata, &mut |block| nodes.blocks.push(block));
     nodes.flush()?;
     source.unchanged().map_err(|e| from_store(&e))?;
-    let mut wrap = Vec::new();
-    profile.wrap().to_tag(&mut wrap);
-    let tree = Tree { root: root.cid, size: root.size, wrap, single: root.leaves == 1 };
+    let mut tag = Vec::new();
+    wrap.to_tag(&mut tag);
+    let tree = Tree { root: root.cid, size: root.size, wrap: tag, single: sole == Some(root.cid) };
     Ok((root, tree))
+}
+
+/// The bytes of a file that is one chunk; `None` of an empty one, and of one that has more.
+fn only_chunk(source: &SourceFile, chunker: Chunker) -> Result<Option<Vec<u8>>, Failure> {
+    let may_be = (1..=u64::from(chunker.bytes_max())).contains(&source.len());
+    let Some(bytes) = usize::try_from(source.len()).ok().filter(|_| may_be) else { return Ok(None) };
+    let mut chunk = vec![0; bytes];
+    source.read_at(0, &mut chunk).map_err(|e| from_store(&e))?;
+    Ok((chunker.cut(&chunk) == bytes).then_some(chunk))
 }
 
 /// Enters the file and its references.

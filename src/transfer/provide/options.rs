@@ -1,7 +1,7 @@
 //! From the options of a request to what an import works with, under the rules of `ipfs add`.
 
 use super::rules::Rules;
-use crate::dag::builder::{HashFunction, Profile, Version, WIDTH_MAX};
+use crate::dag::builder::{HashFunction, Layout, Profile, Version};
 use crate::dag::chunker::Chunker;
 use crate::dag::directory::DirOptions;
 use crate::dag::unixfs::{Metadata, Mtime};
@@ -99,14 +99,17 @@ impl Import {
         if let Some(chunker) = &options.chunker {
             profile.chunker = Chunker::parse(chunker).map_err(|e| bad(format!("--chunker {chunker}: {e}")))?;
         }
+        if options.trickle {
+            profile.layout = Layout::Trickle;
+        }
+        profile.inline = inline_limit(options)?;
         if let Some(width) = options.max_file_links {
-            if !(2..=WIDTH_MAX).contains(&width) {
-                return Err(bad(format!("--max-file-links {width}: from 2 to {WIDTH_MAX}")));
+            if !(2..=profile.width_max()).contains(&width) {
+                return Err(bad(format!("--max-file-links {width}: from 2 to {}", profile.width_max())));
             }
             profile.width = width;
         }
-        (directory.cid_version, directory.hash, directory.inline) =
-            (profile.cid_version, profile.hash, inline_limit(options)?);
+        (directory.cid_version, directory.hash, directory.inline) = (profile.cid_version, profile.hash, profile.inline);
         directory.max_links = options.max_directory_links.filter(|links| *links > 0);
         if let Some(fanout) = options.max_hamt_fanout {
             if !(8..=1024).contains(&fanout) || !fanout.is_power_of_two() {
@@ -128,10 +131,11 @@ fn set_leaves(profile: &mut Profile, options: &AddOptions, keep: &Keep) -> Resul
             profile.raw_leaves = raw;
             Ok(())
         }
-        None => {
-            profile.raw_leaves &= !keep.anything();
+        None if keep.anything() => {
+            *profile = profile.for_metadata();
             Ok(())
         }
+        None => Ok(()),
     }
 }
 

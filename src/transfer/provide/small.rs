@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::walk::Leaf;
 use super::{Import, unreadable};
 use crate::block::{Block, Cid, identity_content};
-use crate::dag::builder::{Builder, Root, leaf};
+use crate::dag::builder::{Builder, Root, leaf, sole_leaf};
 use crate::dag::chunker::Chunker;
 use crate::dag::directory;
 use crate::store::{self, Attributes, CompleteFile, LeafAt, SmallFile};
@@ -61,6 +61,7 @@ pub(super) struct Hashed {
 pub(super) struct Reader<'a> {
     import: &'a Import,
     buffer: Vec<u8>,
+    /// What is around the leaves of a file that has several.
     wrap: Vec<u8>,
 }
 
@@ -84,6 +85,8 @@ impl<'a> Reader<'a> {
         if file.len() > BYTES_MAX || file.len() / u64::from(shortest(profile.chunker)) > LEAVES_MAX {
             return Ok(Read::Large(file.attributes()));
         }
+        let metadata = self.import.keep.metadata(Some(&file.attributes()));
+        let mut wrap = self.wrap.clone();
         let mut nodes = Vec::new();
         let mut leaves = Vec::new();
         let mut builder = Builder::new(*profile);
@@ -105,19 +108,26 @@ impl<'a> Reader<'a> {
             while !rest.is_empty() && (last || rest.len() as u64 >= longest) {
                 let (data, after) = rest.split_at(profile.chunker.cut(rest));
                 rest = after;
-                let leaf = leaf(profile, data);
+                let leaf = if data.len() as u64 == file.len() {
+                    let (leaf, around) = sole_leaf(profile, data, metadata);
+                    wrap.clear();
+                    around.to_tag(&mut wrap);
+                    leaf
+                } else {
+                    leaf(profile, data)
+                };
                 #[expect(clippy::cast_possible_truncation, reason = "a chunk is far below 4 GiB")]
                 leaves.push(LeafAt { multihash: *leaf.cid.hash(), offset, len: data.len() as u32 });
                 offset += data.len() as u64;
                 builder.push(leaf, &mut |block| nodes.push(block));
             }
         }
-        let root = builder.finish(&mut |block| nodes.push(block));
+        let root = builder.finish_with(metadata, &mut |block| nodes.push(block));
         let file = file.finish().map_err(|e| from_store(&e))?;
         if root.size == 0 {
             return Ok(Read::Node(Box::new(Whole { cid: root.cid, tsize: root.tsize, block: nodes.pop() })));
         }
-        let file = CompleteFile { file, root: root.cid, leaves, wrap: self.wrap.clone() };
+        let file = CompleteFile { file, root: root.cid, leaves, wrap };
         Ok(Read::File(Box::new(Hashed { root, nodes, file })))
     }
 }
