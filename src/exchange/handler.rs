@@ -9,7 +9,6 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,14 +16,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{BoxFuture, Ready, ready};
 use futures::stream::{BoxStream, SelectAll, unfold};
-use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, FutureExt, StreamExt};
 use futures_timer::Delay;
 use libp2p::core::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
 use libp2p::swarm::handler::{ConnectionEvent, ConnectionHandler, ConnectionHandlerEvent};
 use libp2p::swarm::{Stream, SubstreamProtocol};
 use libp2p::{PeerId, StreamProtocol};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::limits::STREAMS_PER_CONNECTION;
+use super::limits::{RECEIVE_BYTES_PER_CONNECTION, STREAMS_PER_CONNECTION};
 use super::message::{Incoming, Outgoing, Version};
 use super::pool::Pool;
 use super::wire::{self, Decoded, FrameLength};
@@ -132,7 +132,9 @@ enum LaneName {
 pub struct Handler {
     peer: PeerId,
     shared: Shared,
-    inbound: SelectAll<BoxStream<'static, Result<Incoming, Fault>>>,
+    inbound: SelectAll<Messages>,
+    /// What is left of [`RECEIVE_BYTES_PER_CONNECTION`].
+    room: Arc<Semaphore>,
     control: Lane,
     blocks: Lane,
     closing: Vec<BoxFuture<'static, ()>>,
@@ -187,6 +189,7 @@ impl Handler {
             peer,
             shared,
             inbound: SelectAll::new(),
+            room: Arc::new(Semaphore::new(RECEIVE_BYTES_PER_CONNECTION)),
             control: Lane::new(),
             blocks: Lane::new(),
             closing: Vec::new(),
@@ -245,7 +248,7 @@ impl ConnectionHandler for Handler {
                 let (stream, version) = inbound.protocol;
                 self.tell_version(version);
                 if self.inbound.len() < STREAMS_PER_CONNECTION {
-                    self.inbound.push(messages(stream, self.shared.clone()));
+                    self.inbound.push(messages(stream, self.shared.clone(), self.room.clone()));
                 } else {
                     tracing::debug!(peer = %self.peer, "an inbound stream is dropped: the peer has too many");
                 }
@@ -297,7 +300,7 @@ impl ConnectionHandler for Handler {
                 }
             }
             match self.inbound.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok(message))) => self.events.push_back(FromPeer::Message(message)),
+                Poll::Ready(Some(Ok((message, _room)))) => self.events.push_back(FromPeer::Message(message)),
                 Poll::Ready(Some(Err(fault))) => {
                     progress = true;
                     tracing::debug!(peer = %self.peer, %fault, "an inbound stream is given up");
@@ -397,13 +400,19 @@ async fn write(mut stream: Stream, version: Version, queued: Queued) -> Written 
     Written { queued, version, stream: result.map(|()| stream) }
 }
 
+/// The messages of one inbound stream, each with the room that its bytes take until it has been handed on.
+type Messages = BoxStream<'static, Result<(Incoming, OwnedSemaphorePermit), Fault>>;
+
 /// The messages of an inbound stream, hashed a few at a time; it ends with the stream or its first fault.
-fn messages(stream: Stream, shared: Shared) -> BoxStream<'static, Result<Incoming, Fault>> {
+fn messages<S>(stream: S, shared: Shared, room: Arc<Semaphore>) -> Messages
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let Shared { verify, pool, .. } = shared;
-    let frames = unfold(Some((stream, pool)), |state| async move {
-        let (mut stream, pool) = state?;
-        match read_frame(&mut stream, &pool).await {
-            Ok(Some(frame)) => Some((Ok(frame), Some((stream, pool)))),
+    let frames = unfold(Some((stream, pool, room)), |state| async move {
+        let (mut stream, pool, room) = state?;
+        match read_frame(&mut stream, &pool, &room).await {
+            Ok(Some(frame)) => Some((Ok(frame), Some((stream, pool, room)))),
             Ok(None) => {
                 let _ = stream.close().await;
                 None
@@ -415,8 +424,8 @@ fn messages(stream: Stream, shared: Shared) -> BoxStream<'static, Result<Incomin
         .map(move |frame| {
             let verify = verify.clone();
             async move {
-                let decoded = wire::decode(&frame?)?;
-                hash(decoded, &verify).await
+                let (frame, taken) = frame?;
+                Ok((hash(wire::decode(&frame)?, &verify).await?, taken))
             }
         })
         .buffered(HASHED_AT_ONCE)
@@ -429,8 +438,15 @@ async fn hash(decoded: Decoded, verify: &Verify) -> Result<Incoming, Fault> {
     Ok(Incoming { full, wants, blocks, presences, pending_bytes })
 }
 
-/// The next frame without its length; `None` at the end of the stream.
-async fn read_frame(stream: &mut Stream, pool: &Pool) -> Result<Option<Bytes>, Fault> {
+/// The next frame without its length, and the room for it, for which it waits; `None` at the end of the stream.
+async fn read_frame<R>(
+    stream: &mut R,
+    pool: &Pool,
+    room: &Arc<Semaphore>,
+) -> Result<Option<(Bytes, OwnedSemaphorePermit)>, Fault>
+where
+    R: AsyncRead + Unpin,
+{
     let mut header = [0_u8; 10];
     let mut have = 0;
     loop {
@@ -442,9 +458,14 @@ async fn read_frame(stream: &mut Stream, pool: &Pool) -> Result<Option<Bytes>, F
         }
         have += 1;
         if let FrameLength::Ready { length, .. } = wire::frame_length(header.get(..have).unwrap_or_default())? {
+            let needed = u32::try_from(length).expect("a frame keeps to the limit, which is far below 4 GiB");
+            let taken = room.clone().acquire_many_owned(needed).await.expect("it is never closed");
             let mut buffer = pool.take(length);
-            Pin::new(&mut *stream).read_exact(buffer.filled()).await?;
-            return Ok(Some(buffer.freeze()));
+            stream.read_exact(buffer.filled()).await?;
+            return Ok(Some((buffer.freeze(), taken)));
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

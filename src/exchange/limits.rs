@@ -62,6 +62,11 @@ pub const READS_PER_TICKET: usize = 256;
 /// at most 8 workers, and a few are closing while new ones open.
 pub const STREAMS_PER_CONNECTION: usize = 64;
 
+/// Bytes of messages that one connection may have between the length of a frame and its delivery, all streams
+/// together; a stream whose next message does not fit waits. As much as we ever ask of a peer at a time, so that only
+/// one that sends what nobody asked for is held up; without it 64 streams could hold 1 GiB.
+pub const RECEIVE_BYTES_PER_CONNECTION: usize = 16 * 1024 * 1024;
+
 /// What a pipeline to a peer starts with, in bytes asked for and not yet received.
 pub const PIPELINE_BYTES_START: u32 = 4 * 1024 * 1024;
 

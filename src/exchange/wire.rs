@@ -109,10 +109,12 @@ pub struct Decoded {
 /// Decodes one message, `frame` being all of it without its length.
 ///
 /// Unknown fields and unknown kinds of wants and presences are skipped, and so are CIDs longer than
-/// [`limits::CID_BYTES_MAX`]. Protobuf's deprecated groups are refused: Bitswap never had one.
+/// [`limits::CID_BYTES_MAX`] or with a longer digest than any hash that is accepted, and blocks whose hash cannot be
+/// computed here: nobody wants those, and the rest of the message may be of use. Protobuf's deprecated groups are
+/// refused: Bitswap never had one.
 ///
 /// # Errors
-/// Any [`WireError`] but `TooLong`. One bad CID or prefix condemns the whole message, as it does in boxo.
+/// Any [`WireError`] but `TooLong`. One malformed CID or prefix condemns the whole message, as it does in boxo.
 pub fn decode(frame: &Bytes) -> Result<Decoded, WireError> {
     let mut message = Decoded::default();
     let mut fields = Fields(frame);
@@ -121,8 +123,9 @@ pub fn decode(frame: &Bytes) -> Result<Decoded, WireError> {
             1 => wantlist(value.bytes()?, &mut message)?,
             2 => push_block(&mut message, frame, Prefix::DAG_PB_V0, value.bytes()?)?,
             3 => {
-                let (prefix, data) = payload(value.bytes()?)?;
-                push_block(&mut message, frame, prefix, data)?;
+                if let Some((prefix, data)) = payload(value.bytes()?)? {
+                    push_block(&mut message, frame, prefix, data)?;
+                }
             }
             4 => {
                 let bytes = value.bytes()?;
@@ -176,7 +179,8 @@ fn want_entry(bytes: &[u8]) -> Result<Option<WantEntry>, WireError> {
     Ok(Some(WantEntry { cid, priority, kind, cancel, send_dont_have }))
 }
 
-fn payload(bytes: &[u8]) -> Result<(Prefix, &[u8]), WireError> {
+/// A block under its prefix; `None` when it cannot be hashed.
+fn payload(bytes: &[u8]) -> Result<Option<(Prefix, &[u8])>, WireError> {
     let (mut prefix, mut data) = (&[][..], &[][..]);
     let mut fields = Fields(bytes);
     while let Some((number, value)) = fields.next()? {
@@ -186,7 +190,13 @@ fn payload(bytes: &[u8]) -> Result<(Prefix, &[u8]), WireError> {
             _ => {}
         }
     }
-    Ok((Prefix::decode(prefix)?, data))
+    // A prefix that can hash nothing can hash nothing else either. That of identity, whose length is its content's,
+    // mostly cannot; but such blocks are never asked for.
+    match Prefix::decode(prefix).and_then(|prefix| prefix.hash(&[]).map(|_| prefix)) {
+        Ok(prefix) => Ok(Some((prefix, data))),
+        Err(BlockError::UnknownHash(_) | BlockError::DigestLength { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn push_block(message: &mut Decoded, frame: &Bytes, prefix: Prefix, data: &[u8]) -> Result<(), WireError> {
@@ -218,14 +228,26 @@ fn presence(bytes: &[u8]) -> Result<Option<(Cid, Presence)>, WireError> {
     })
 }
 
-/// A binary CID that fills `bytes`; `None` when it is longer than anybody heeds.
+/// A binary CID that fills `bytes`; `None` when it is longer than anybody heeds, or its digest is.
 fn cid(bytes: &[u8]) -> Result<Option<Cid>, WireError> {
-    if bytes.len() > limits::CID_BYTES_MAX {
+    if bytes.len() > limits::CID_BYTES_MAX || digest_is_too_long(bytes) {
         return Ok(None);
     }
     let mut rest = bytes;
     let cid = Cid::read_bytes(&mut rest).map_err(|e| BlockError::Malformed(e.to_string()))?;
     if rest.is_empty() { Ok(Some(cid)) } else { Err(WireError::Malformed("bytes after a CID")) }
+}
+
+/// Whether `bytes` are a well-formed CID with a digest longer than [`Cid`] can hold.
+fn digest_is_too_long(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    let numbers = [(); 4].map(|()| block::varint(&mut rest));
+    match numbers {
+        [Ok(1), Ok(_codec), Ok(_hash), Ok(length)] => {
+            length > block::DIGEST_BYTES_MAX as u64 && length == rest.len() as u64
+        }
+        _ => false,
+    }
 }
 
 /// The fields of a protobuf message, in order.

@@ -17,7 +17,7 @@ use libp2p::PeerId;
 use rand::seq::SliceRandom;
 use tokio::task::JoinHandle;
 
-use crate::block::{Block, Cid, Multihash};
+use crate::block::{Block, Cid, Multihash, known_content};
 use crate::dag::layout::Leaf;
 use crate::dag::walk::{Claim, expand};
 use crate::dag::wrap::Wrap;
@@ -297,7 +297,11 @@ impl Fetch {
             };
             self.outstanding += u64::from(task.len);
             let key = widen(&task.cid);
-            if let Some(others) = self.wanted.get_mut(&key) {
+            // An identity CID holds its leaf, and nobody else does.
+            let held = known_content(&task.cid).and_then(|content| Block::verify(&task.cid, content).ok());
+            if let Some(block) = held {
+                self.write(vec![task], block);
+            } else if let Some(others) = self.wanted.get_mut(&key) {
                 others.push(task);
             } else if self.store.has(&key).map_err(|e| from_store(&e))?.is_some() {
                 self.copy_local(task);

@@ -98,6 +98,20 @@ fn a_folder_comes_whole_by_every_profile_and_is_served_on() {
 }
 
 #[test]
+fn a_folder_that_is_sharded_from_its_root_comes_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = Repo::new(folder.path(), "publisher");
+    let reader = Repo::member(folder.path(), "reader", &publisher);
+    let original = folder.path().join("original");
+    plant(&original);
+    let cid = published(&publisher, &original, &["--max-directory-links", "2", "--max-hamt-fanout", "8"]);
+    let from = publisher.daemon();
+    let copy = folder.path().join("copy");
+    reader.ask(&["get", &cid, "-o", copy.to_str().unwrap(), "--peer", from.address()]);
+    assert_same_tree(&original, &copy);
+}
+
+#[test]
 fn a_folder_goes_on_after_a_crash_in_the_middle() {
     let folder = tempfile::tempdir().unwrap();
     let publisher = Repo::new(folder.path(), "publisher");

@@ -249,7 +249,8 @@ pub(crate) fn assert_same(a: &Path, b: &Path) {
     assert!(std::fs::read(a).unwrap() == std::fs::read(b).unwrap(), "{} and {} differ", a.display(), b.display());
 }
 
-fn reader(stdout: ChildStdout) -> Receiver<String> {
+/// The lines of a child as they come; the end of them is the end of its output.
+pub(crate) fn reader(stdout: ChildStdout) -> Receiver<String> {
     let (sender, lines) = channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
@@ -261,7 +262,8 @@ fn reader(stdout: ChildStdout) -> Receiver<String> {
     lines
 }
 
-fn gather(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+/// All that a child says, once it has said it.
+pub(crate) fn gather(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         let _ = from.read_to_end(&mut bytes);

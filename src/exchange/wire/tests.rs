@@ -1,5 +1,7 @@
 //! The wire against golden bytes, its limits, and the types that prost generates from `proto/bitswap.proto`.
 
+mod faults;
+
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use prost::Message as _;
@@ -336,7 +338,7 @@ fn messages() -> impl Strategy<Value = Outgoing> {
 
 /// What prost's types say in terms of ours; `None` where ours would refuse.
 fn by_oracle(message: &oracle::Message) -> Option<Decoded> {
-    let heeded = |cid: &[u8]| cid.len() <= limits::CID_BYTES_MAX;
+    let heeded = |cid: &[u8]| cid.len() <= limits::CID_BYTES_MAX && !digest_is_too_long(cid);
     let name = |bytes: &[u8]| {
         let cid = Cid::try_from(bytes).ok()?;
         (cid.to_bytes() == bytes).then_some(cid)
@@ -358,7 +360,13 @@ fn by_oracle(message: &oracle::Message) -> Option<Decoded> {
     // By kind here, in the order of the wire in ours: tests with both kinds sort them.
     out.blocks.extend(message.blocks.iter().map(|data| (Prefix::DAG_PB_V0, data.clone().into())));
     for block in &message.payload {
-        out.blocks.push((Prefix::decode(&block.prefix).ok()?, block.data.clone().into()));
+        match Prefix::decode(&block.prefix) {
+            Ok(prefix) if Block::seal(prefix, Bytes::new()).is_ok() => {
+                out.blocks.push((prefix, block.data.clone().into()));
+            }
+            Ok(_) | Err(BlockError::DigestLength { .. }) => {}
+            Err(_) => return None,
+        }
     }
     for presence in message.block_presences.iter().filter(|presence| heeded(&presence.cid)) {
         let cid = name(&presence.cid)?;

@@ -155,7 +155,9 @@ impl Work<'_> {
         self.expect_bytes(0, 0);
         self.start_meter();
         let top = folder.discovery.root(cid);
-        folder.entry_came(top, root)?;
+        for wanted in folder.entry_came(top, root)? {
+            folder.want(session, wanted)?;
+        }
         folder.run(session).await?;
         folder.finish(cid).await
     }
@@ -526,7 +528,9 @@ impl Folder<'_> {
 
     /// Everything is in its place but links, times and permissions of folders.
     async fn finish(self, root: Cid) -> Result<(), Failure> {
-        debug_assert!(self.discovery.is_settled(), "no shard is missing when nothing is wanted");
+        if !self.discovery.is_settled() {
+            return Err(Failure::new("bug", "a sharded folder ended before all its shards had come"));
+        }
         let (store, land, preserve) = (self.work.pull.store.clone(), self.land, !self.work.pull.request.no_preserve);
         let (collection, bytes, files) = (self.collection, self.bytes, self.files);
         let left_out = blocking(move || {
