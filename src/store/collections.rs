@@ -20,7 +20,7 @@ use super::{
     CollectionId, CollectionRecord, CollectionState, CompleteFile, EXTENT_LEAVES, FileId, FileRecord, FileState,
     LeafPlace, Member, NewCollection, Store, StoreError, next_number,
 };
-use crate::block::{Block, Cid};
+use crate::block::{Block, Cid, IDENTITY};
 
 /// Things that one transaction removes at most.
 const REMOVALS_PER_COMMIT: usize = 16_384;
@@ -259,7 +259,7 @@ fn enter(
         let extents: Vec<u64> = extents.map(|(_, leaf)| leaf.offset).collect();
         tables.extents.put(txn, &tables::file_key(id), &tables::extents_value(&extents))?;
     }
-    for (leaf, at) in (0..).zip(&file.leaves) {
+    for (leaf, at) in (0..).zip(&file.leaves).filter(|(_, at)| at.multihash.code() != IDENTITY) {
         let place = LeafPlace { file: id, leaf, offset: at.offset, len: at.len, wrap: file.wrap.clone() };
         refs.push((tables::multihash_key(&at.multihash), place));
     }

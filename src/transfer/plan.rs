@@ -6,8 +6,8 @@
 
 use bytes::Bytes;
 
-use crate::block::{BLOCK_BYTES_MAX, Cid, Multihash};
-use crate::dag::layout::{LayoutError, Leaves};
+use crate::block::{BLOCK_BYTES_MAX, Cid, Multihash, identity_content};
+use crate::dag::layout::{LayoutError, Leaf, Leaves};
 use crate::store::{EXTENT_LEAVES, FileId, FileRecord, LeafPlace, Store};
 
 use super::failure::{Failure, from_store};
@@ -32,7 +32,8 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// The tree of a file that the index holds; its first leaf's reference tells the wrap of all.
+    /// The tree of a file that the index holds; the reference of the first leaf that has one tells the wrap of all. Of a
+    /// file that has none, all of which is in nodes or CIDs, the wrap counts for nothing.
     ///
     /// # Errors
     /// `index-damaged` when the index does not hold what it says, and those of the index.
@@ -42,8 +43,13 @@ impl Tree {
         let root = file.root.ok_or_else(|| damaged("its root is unknown"))?;
         let single = file.leaves == 1 && store.node(&widen(&root)).map_err(|e| from_store(&e))?.is_none();
         let mut tree = Self { root, size: file.len, wrap: Vec::new(), single };
-        let first = tree.leaves(store).find(|leaf| leaf.as_ref().map_or(true, |leaf| !leaf.own));
-        let first = first.ok_or_else(|| damaged("its tree has no leaves"))?.map_err(broken_tree)?;
+        if tree.size == 0 {
+            return Ok(tree);
+        }
+        let Some(first) = tree.leaves(store).find(|leaf| leaf.as_ref().map_or(true, is_referred_to)) else {
+            return Ok(tree);
+        };
+        let first = first.map_err(broken_tree)?;
         let place = store.reference(&widen(&first.cid), file.id).map_err(|e| from_store(&e))?;
         tree.wrap = place.ok_or_else(|| damaged("its first leaf has no reference"))?.wrap;
         Ok(tree)
@@ -96,8 +102,7 @@ pub fn write_references(store: &Store, file: FileId, tree: &Tree) -> Result<Exte
         for leaf in tree.leaves(store) {
             let leaf = leaf.map_err(broken_tree)?;
             let key = widen(&leaf.cid);
-            // What an inner node carries itself is served with it.
-            if leaf.own || slice_of(&key, slices) != slice {
+            if !is_referred_to(&leaf) || slice_of(&key, slices) != slice {
                 continue;
             }
             let place =
@@ -113,6 +118,12 @@ pub fn write_references(store: &Store, file: FileId, tree: &Tree) -> Result<Exte
         slice_refs.clear();
     }
     Ok(extents)
+}
+
+/// Whether a leaf has a reference: what an inner node carries itself is served with it, and what is in its CID need not
+/// be served.
+fn is_referred_to(leaf: &Leaf) -> bool {
+    !leaf.own && identity_content(&leaf.cid).is_none()
 }
 
 /// Counts the leaves and notes where every extent begins.

@@ -193,8 +193,8 @@ fn ours(fact: &Value, vectors: &Path) -> Result<Imported, String> {
         "dir" | "hamt" => tree::make(&path, content, vectors),
         other => panic!("unknown kind {other}: {fact}"),
     }
-    tree::date(&path, &fact["mode"], &fact["mtime"]);
-    tree::date(&path, &fact["rootMode"], &fact["rootMtime"]);
+    let said = |own, of_root| if fact[own].is_null() { &fact[of_root] } else { &fact[own] };
+    tree::date(&path, said("mode", "rootMode"), said("mtime", "rootMtime"));
     let import = if fact["add"].is_array() { asked_of_kubo(fact) } else { published(fact) }?;
     let done = if fact["add"].as_array().is_some_and(|flags| flags.contains(&"--wrap-with-directory".into())) {
         provide::import_wrapped(None, &[path], &import, &mut |_| true).map(|mut all| all.pop().unwrap())

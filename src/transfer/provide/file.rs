@@ -5,13 +5,13 @@
 use std::path::Path;
 
 use crate::block::Block;
-use crate::dag::builder::{Builder, Layout, LeafRef, Profile, Root, sole_leaf};
+use crate::dag::builder::{Builder, LeafRef, Root, sole_leaf};
+use crate::dag::chunker::Chunker;
 use crate::store::{Activation, Attributes, FileState, Member, NewFile, SmallFile, SourceFile, Store};
 use crate::transfer::failure::{Failure, from_store};
 use crate::transfer::plan::{self, Tree};
 
 use super::hash::hash_leaves;
-use super::small::holds_metadata;
 use super::{Done, Import, Watch, cancelled};
 
 /// Inner nodes in one commit.
@@ -75,43 +75,40 @@ fn hash(
     let profile = &import.profile;
     let mut nodes = NodeBatch { store, blocks: Vec::new() };
     let mut builder = Builder::new(*profile);
-    let mut done = 0;
-    let mut each = |leaves: Vec<LeafRef>| {
-        for leaf in leaves {
-            done += leaf.file_bytes;
-            builder.push(leaf, &mut |block| nodes.blocks.push(block));
-        }
-        nodes.flush_when_full()?;
-        if watch(done) { Ok(()) } else { Err(cancelled()) }
-    };
     let metadata = import.keep.metadata(Some(&attributes));
-    let mut around = profile.wrap();
-    if let Some(data) = only_chunk(source, profile)?.filter(|_| holds_metadata(profile, metadata)) {
-        let (leaf, its_own) = sole_leaf(profile, &data, metadata);
-        around = its_own;
-        each(vec![leaf])?;
+    let (mut sole, mut wrap) = (None, profile.wrap());
+    if let Some(chunk) = only_chunk(source, profile.chunker)? {
+        let (leaf, around) = sole_leaf(profile, &chunk, metadata);
+        builder.push(leaf, &mut |block| nodes.blocks.push(block));
+        (sole, wrap) = (Some(leaf.cid), around);
     } else {
+        let mut done = 0;
+        let mut each = |leaves: Vec<LeafRef>| {
+            for leaf in leaves {
+                done += leaf.file_bytes;
+                builder.push(leaf, &mut |block| nodes.blocks.push(block));
+            }
+            nodes.flush_when_full()?;
+            if watch(done) { Ok(()) } else { Err(cancelled()) }
+        };
         hash_leaves(source, profile, &mut each)?;
     }
     let root = builder.finish_with(metadata, &mut |block| nodes.blocks.push(block));
     nodes.flush()?;
     source.unchanged().map_err(|e| from_store(&e))?;
-    let mut wrap = Vec::new();
-    around.to_tag(&mut wrap);
-    let tree =
-        Tree { root: root.cid, size: root.size, wrap, single: root.leaves == 1 && profile.layout == Layout::Balanced };
+    let mut tag = Vec::new();
+    wrap.to_tag(&mut tag);
+    let tree = Tree { root: root.cid, size: root.size, wrap: tag, single: sole == Some(root.cid) };
     Ok((root, tree))
 }
 
-/// The bytes of a file that is one chunk.
-fn only_chunk(source: &SourceFile, profile: &Profile) -> Result<Option<Vec<u8>>, Failure> {
-    let Ok(length) = usize::try_from(source.len()) else { return Ok(None) };
-    if length == 0 || length > profile.chunker.bytes_max() as usize {
-        return Ok(None);
-    }
-    let mut data = vec![0; length];
-    source.read_at(0, &mut data).map_err(|e| from_store(&e))?;
-    Ok((profile.chunker.cut(&data) == length).then_some(data))
+/// The bytes of a file that is one chunk; `None` of an empty one, and of one that has more.
+fn only_chunk(source: &SourceFile, chunker: Chunker) -> Result<Option<Vec<u8>>, Failure> {
+    let may_be = (1..=u64::from(chunker.bytes_max())).contains(&source.len());
+    let Some(bytes) = usize::try_from(source.len()).ok().filter(|_| may_be) else { return Ok(None) };
+    let mut chunk = vec![0; bytes];
+    source.read_at(0, &mut chunk).map_err(|e| from_store(&e))?;
+    Ok((chunker.cut(&chunk) == bytes).then_some(chunk))
 }
 
 /// Enters the file and its references.

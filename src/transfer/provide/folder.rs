@@ -276,11 +276,8 @@ impl<'scope, 'a> Collector<'scope, 'a> {
                 for block in nodes {
                     self.lots.node(block);
                 }
-                // What is inlined in its parents needs no place in the index.
-                if !file.leaves.is_empty() {
-                    file.file.member = self.next_member()?;
-                    self.lots.file(file);
-                }
+                file.file.member = self.next_member()?;
+                self.lots.file(file);
                 self.done.bytes += root.size;
                 Part { cid: root.cid, tsize: root.tsize, bytes: root.size }
             }

@@ -102,14 +102,13 @@ impl Import {
         if options.trickle {
             profile.layout = Layout::Trickle;
         }
+        profile.inline = inline_limit(options)?;
         if let Some(width) = options.max_file_links {
-            let most = profile.width_max();
-            if !(2..=most).contains(&width) {
-                return Err(bad(format!("--max-file-links {width}: from 2 to {most}")));
+            if !(2..=profile.width_max()).contains(&width) {
+                return Err(bad(format!("--max-file-links {width}: from 2 to {}", profile.width_max())));
             }
             profile.width = width;
         }
-        profile.inline = inline_limit(options)?;
         (directory.cid_version, directory.hash, directory.inline) = (profile.cid_version, profile.hash, profile.inline);
         directory.max_links = options.max_directory_links.filter(|links| *links > 0);
         if let Some(fanout) = options.max_hamt_fanout {
@@ -132,10 +131,11 @@ fn set_leaves(profile: &mut Profile, options: &AddOptions, keep: &Keep) -> Resul
             profile.raw_leaves = raw;
             Ok(())
         }
-        None => {
-            profile.raw_leaves &= !keep.anything();
+        None if keep.anything() => {
+            *profile = profile.for_metadata();
             Ok(())
         }
+        None => Ok(()),
     }
 }
 

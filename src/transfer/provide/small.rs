@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::walk::Leaf;
 use super::{Import, unreadable};
-use crate::block::{Block, Cid, IDENTITY, identity_content};
-use crate::dag::builder::{Builder, Layout, Profile, Root, leaf, sole_leaf};
+use crate::block::{Block, Cid, identity_content};
+use crate::dag::builder::{Builder, Root, leaf, sole_leaf};
 use crate::dag::chunker::Chunker;
 use crate::dag::directory;
-use crate::dag::unixfs::Metadata;
 use crate::store::{self, Attributes, CompleteFile, LeafAt, SmallFile};
 use crate::transfer::failure::{Failure, from_store};
 
@@ -62,6 +61,7 @@ pub(super) struct Hashed {
 pub(super) struct Reader<'a> {
     import: &'a Import,
     buffer: Vec<u8>,
+    /// What is around the leaves of a file that has several.
     wrap: Vec<u8>,
 }
 
@@ -85,6 +85,8 @@ impl<'a> Reader<'a> {
         if file.len() > BYTES_MAX || file.len() / u64::from(shortest(profile.chunker)) > LEAVES_MAX {
             return Ok(Read::Large(file.attributes()));
         }
+        let metadata = self.import.keep.metadata(Some(&file.attributes()));
+        let mut wrap = self.wrap.clone();
         let mut nodes = Vec::new();
         let mut leaves = Vec::new();
         let mut builder = Builder::new(*profile);
@@ -93,8 +95,6 @@ impl<'a> Reader<'a> {
             Some(_) => longest * (RUN_BYTES / longest).max(1),
             None => RUN_BYTES.max(2 * longest),
         };
-        let metadata = self.import.keep.metadata(Some(&file.attributes()));
-        let mut wrap = self.wrap.clone();
         let mut offset = 0;
         while offset < file.len() {
             #[expect(clippy::cast_possible_truncation, reason = "at most RUN_BYTES or one chunk")]
@@ -108,7 +108,7 @@ impl<'a> Reader<'a> {
             while !rest.is_empty() && (last || rest.len() as u64 >= longest) {
                 let (data, after) = rest.split_at(profile.chunker.cut(rest));
                 rest = after;
-                let leaf = if data.len() as u64 == file.len() && holds_metadata(profile, metadata) {
+                let leaf = if data.len() as u64 == file.len() {
                     let (leaf, around) = sole_leaf(profile, data, metadata);
                     wrap.clear();
                     around.to_tag(&mut wrap);
@@ -124,18 +124,12 @@ impl<'a> Reader<'a> {
         }
         let root = builder.finish_with(metadata, &mut |block| nodes.push(block));
         let file = file.finish().map_err(|e| from_store(&e))?;
-        // What its own CID holds needs no place in the index, nor does what has no bytes.
-        if root.size == 0 || root.cid.hash().code() == IDENTITY {
+        if root.size == 0 {
             return Ok(Read::Node(Box::new(Whole { cid: root.cid, tsize: root.tsize, block: nodes.pop() })));
         }
         let file = CompleteFile { file, root: root.cid, leaves, wrap };
         Ok(Read::File(Box::new(Hashed { root, nodes, file })))
     }
-}
-
-/// Whether a file's only leaf is where its metadata go.
-pub(super) fn holds_metadata(profile: &Profile, metadata: Metadata) -> bool {
-    metadata != Metadata::default() && profile.layout == Layout::Balanced && !profile.raw_leaves
 }
 
 /// Bytes that all chunks but the last have at the least.
