@@ -112,7 +112,7 @@ pub fn encode(node: &Node) -> Vec<u8> {
         node.links.iter().for_each(&mut put);
     } else {
         let mut sorted: Vec<&Link> = node.links.iter().collect();
-        sorted.sort_by(|a, b| (*a.name).cmp(&*b.name));
+        sorted.sort_by_key(|link| &*link.name);
         sorted.into_iter().for_each(&mut put);
     }
     if let Some(data) = &node.data {
@@ -326,7 +326,7 @@ mod tests {
             let mut links: Vec<Link> =
                 links.into_iter().map(|(cid, name, tsize)| Link { cid, name: name.into(), tsize }).collect();
             let written = encode(&Node { links: links.clone(), data: data.clone() });
-            links.sort_by(|a, b| (*a.name).cmp(&*b.name));
+            links.sort_by_key(|link| link.name.to_vec());
             let node = Node { links, data };
             let read = decode(&Bytes::from(written.clone())).unwrap();
             prop_assert_eq!(&read, &node);

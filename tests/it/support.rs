@@ -205,7 +205,7 @@ pub(crate) fn bitshoal() -> Command {
 /// Runs a command to its end, or fails the test when it does not come.
 pub(crate) fn bounded(command: &mut Command) -> Output {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let (out, err) = (gather(child.stdout.take().unwrap()), gather(child.stderr.take().unwrap()));
+    let (out, err) = (gather_bytes(child.stdout.take().unwrap()), gather_bytes(child.stderr.take().unwrap()));
     let (ended, end) = channel();
     let pid = child.id();
     let waiter = std::thread::spawn(move || {
@@ -217,7 +217,7 @@ pub(crate) fn bounded(command: &mut Command) -> Output {
         panic!("process {pid} hangs: {command:?}");
     }
     let status = waiter.join().unwrap();
-    Output { status, stdout: out.join().unwrap().into_bytes(), stderr: err.join().unwrap().into_bytes() }
+    Output { status, stdout: out.join().unwrap(), stderr: err.join().unwrap() }
 }
 
 pub(crate) fn stderr(done: &Output) -> String {
@@ -263,10 +263,14 @@ pub(crate) fn reader(stdout: ChildStdout) -> Receiver<String> {
 }
 
 /// All that a child says, once it has said it.
-pub(crate) fn gather(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+pub(crate) fn gather(from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || String::from_utf8_lossy(&gather_bytes(from).join().unwrap()).into_owned())
+}
+
+fn gather_bytes(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         let _ = from.read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
+        bytes
     })
 }

@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn the_tables_say_what_division_says() {
-        let bytes: Vec<u8> = (0..5000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
+        let bytes: Vec<u8> = (0..5000_u32).map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes()[1]).collect();
         let mut hash = 0;
         for (i, &byte) in bytes.iter().enumerate() {
             let left = i.checked_sub(WINDOW).map_or(0, |left| bytes[left]);

@@ -51,6 +51,7 @@ fn stream(bytes: Vec<u8>, stalls: bool, room: &Arc<Semaphore>) -> Messages {
 }
 
 /// What there is to be had of a stream without waiting; whether it has ended.
+#[expect(clippy::type_complexity, reason = "a test says it once")]
 fn taken(messages: &mut Messages) -> (Vec<Result<(Incoming, OwnedSemaphorePermit), Fault>>, bool) {
     let mut taken = Vec::new();
     loop {
