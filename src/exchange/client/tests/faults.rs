@@ -80,7 +80,9 @@ impl Boxo {
         let seal = |n: u32| Block::seal(Prefix::RAW_V1, Bytes::copy_from_slice(&n.to_le_bytes())).unwrap();
         f.blocks = (0..3000).map(seal).collect();
         let blocks = f.blocks.iter().map(|block| (*block.cid(), block.clone())).collect();
-        f.want_all();
+        // Small enough that no pipeline is full before all the wants for blocks stand.
+        let wants: Vec<(Cid, u32)> = f.blocks.iter().map(|block| (*block.cid(), 2 * KIB)).collect();
+        f.client.want(f.now, f.session, &wants);
         Self { f, peer, ledger: BoxoLedger::default(), open: VecDeque::new(), blocks }
     }
 
@@ -181,6 +183,41 @@ fn a_full_ledger_is_turned_over_and_sent_anew_without_a_want_too_many() {
         boxo.answer(usize::MAX, 3);
     }
     assert!(boxo.ledger.most > limits::WANT_HAVES_PER_PEER, "{}", boxo.ledger.most);
+}
+
+#[test]
+fn cancels_and_the_wants_that_take_their_place_go_one_after_the_other() {
+    let mut boxo = Boxo::new();
+    boxo.drain();
+    // It lacks all that it was presumed to have, has the next 256 and is asked for them, and lacks what follows.
+    boxo.answer(usize::MAX, 2);
+    while boxo.open.iter().filter(|(_, kind)| *kind == WantKind::Block).count() < limits::WANT_BLOCKS_PER_PEER {
+        let is_question = |entry: &(Cid, WantKind)| entry.1 == WantKind::Have;
+        let questions: Vec<Cid> = boxo.open.iter().copied().filter(is_question).map(|(cid, _)| cid).collect();
+        assert!(!questions.is_empty());
+        boxo.open.retain(|entry| !is_question(entry));
+        questions.iter().for_each(|cid| drop(boxo.ledger.wants.take(cid)));
+        let haves: Vec<(Cid, Presence)> = questions.into_iter().map(|cid| (cid, Presence::Have)).collect();
+        boxo.f.client.message(boxo.f.now, boxo.peer, Vec::new(), &haves, 0);
+        boxo.drain();
+    }
+    let mut lacking = Vec::new();
+    loop {
+        let questions: Vec<Cid> =
+            boxo.open.iter().filter(|(_, kind)| *kind == WantKind::Have).map(|(cid, _)| *cid).collect();
+        if questions.is_empty() {
+            break;
+        }
+        boxo.open.retain(|(_, kind)| *kind == WantKind::Block);
+        let presences: Vec<(Cid, Presence)> = questions.iter().map(|cid| (*cid, Presence::DontHave)).collect();
+        lacking.extend(questions);
+        boxo.f.client.message(boxo.f.now, boxo.peer, Vec::new(), &presences, 0);
+        boxo.drain();
+    }
+    assert_eq!(boxo.ledger.wants.len(), limits::WANTS_PER_PEER, "it is full");
+    boxo.f.client.forget(boxo.f.now, boxo.f.session, &lacking[..100]);
+    boxo.drain();
+    assert_eq!(boxo.ledger.wants.len(), limits::WANTS_PER_PEER, "and is full again");
 }
 
 #[test]
