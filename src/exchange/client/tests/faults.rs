@@ -196,7 +196,7 @@ fn cancels_and_the_wants_that_take_their_place_go_one_after_the_other() {
         let questions: Vec<Cid> = boxo.open.iter().copied().filter(is_question).map(|(cid, _)| cid).collect();
         assert!(!questions.is_empty());
         boxo.open.retain(|entry| !is_question(entry));
-        questions.iter().for_each(|cid| drop(boxo.ledger.wants.take(cid)));
+        boxo.ledger.wants.retain(|cid| !questions.contains(cid));
         let haves: Vec<(Cid, Presence)> = questions.into_iter().map(|cid| (cid, Presence::Have)).collect();
         boxo.f.client.message(boxo.f.now, boxo.peer, Vec::new(), &haves, 0);
         boxo.drain();
