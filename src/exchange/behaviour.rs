@@ -284,7 +284,13 @@ impl NetworkBehaviour for Behaviour {
                 if message.full || !message.wants.is_empty() {
                     self.server.wants(now, peer, message.full, &message.wants);
                 }
+                let before = self.client.unwanted_from(&peer);
                 self.client.message(now, peer, message.blocks, &message.presences, message.pending_bytes);
+                let unwanted = self.client.unwanted_from(&peer);
+                if unwanted > before {
+                    let blocks = unwanted - before;
+                    tracing::debug!(%peer, blocks, in_all = unwanted, "blocks that nobody asked for are dropped");
+                }
             }
             FromPeer::Sent(bytes) => self.server.sent(now, peer, bytes),
             FromPeer::Version(version) => {

@@ -79,6 +79,10 @@ pub const PIPELINE_BLOCKS_MIN: usize = 2;
 /// A want is overdue after this long at least, however fast its peer is.
 pub const OVERDUE_MIN: Duration = Duration::from_secs(2);
 
+/// A want is overdue after this long at most, however slow its peer has been: one that stalls keeps its old pace on
+/// paper, and that may be a block in an hour.
+pub const OVERDUE_MAX: Duration = Duration::from_secs(60);
+
 /// A want is overdue when it has taken this many times as long as its peer's rate promised.
 pub const OVERDUE_FACTOR: u32 = 4;
 

@@ -324,19 +324,23 @@ impl Client {
     ) {
         self.stir(now);
         let number = self.numbers.get(&peer).copied();
+        let is_answer = !blocks.is_empty() || !presences.is_empty();
         for block in blocks {
             self.received(now, peer, number, &block);
         }
         let Some(number) = number else { return };
+        // A message of the peer's own wants says nothing of what it has queued for us.
+        if let Some(peer) = self.peers.get_mut(&number)
+            && is_answer
+        {
+            peer.pending_bytes = pending_bytes;
+        }
         for (cid, presence) in presences {
             let Some(&want) = self.by_hash.get(cid.hash()) else { continue };
             match presence {
                 Presence::Have => self.said_have(want, number),
                 Presence::DontHave => self.said_dont_have(now, want, number),
             }
-        }
-        if let Some(peer) = self.peers.get_mut(&number) {
-            peer.pending_bytes = pending_bytes;
         }
         self.ready.insert(number);
     }
@@ -369,6 +373,12 @@ impl Client {
     #[must_use]
     pub const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// How many blocks a peer has sent since it connected that nobody here had asked it for.
+    #[must_use]
+    pub fn unwanted_from(&self, peer: &PeerId) -> u64 {
+        self.numbers.get(peer).and_then(|number| self.peers.get(number)).map_or(0, |peer| peer.unwanted)
     }
 
     /// What each peer has given a session, peers that have left included, until it is closed.
@@ -426,6 +436,9 @@ impl Client {
             } else {
                 self.counters.unwanted += 1;
                 self.counters.unwanted_bytes += bytes as u64;
+                if let Some(sender) = sender {
+                    sender.unwanted += 1;
+                }
             }
             return;
         };

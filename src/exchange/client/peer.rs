@@ -35,6 +35,8 @@ pub(super) struct Peer {
     pub(super) block_at: Option<Instant>,
     /// Asks in a row that were given up.
     pub(super) failures: u32,
+    /// Blocks from it that nobody here had asked it for.
+    pub(super) unwanted: u64,
     /// What it said it has queued for us, in bytes.
     pub(super) pending_bytes: u32,
     /// Entries to be sent, in order.
@@ -65,6 +67,7 @@ impl Peer {
             lacks: BTreeSet::new(),
             block_at: None,
             failures: 0,
+            unwanted: 0,
             pending_bytes: 0,
             outbox: Vec::new(),
             urgent: false,
@@ -156,7 +159,7 @@ impl Peer {
 
     /// How long a want for `bytes` more may take before it is overdue.
     pub(super) fn patience(&self, bytes: u32) -> Duration {
-        (self.expected(bytes) * limits::OVERDUE_FACTOR).max(limits::OVERDUE_MIN)
+        (self.expected(bytes) * limits::OVERDUE_FACTOR).clamp(limits::OVERDUE_MIN, limits::OVERDUE_MAX)
     }
 
     /// Whether nothing is kept about any want.
@@ -187,9 +190,20 @@ impl Peer {
     }
 
     /// The next message: entries in order, none twice about the same block, so that their order cannot matter.
+    ///
+    /// boxo adds all wants of a message before it heeds the cancels, and drops in silence what does not fit meanwhile.
+    /// So when little room is left at the peer, wants are not sent along with the cancels that make room for them.
     pub(super) fn take_message(&mut self) -> Vec<WantEntry> {
+        let cancels = self.outbox.iter().filter(|entry| entry.cancel).count();
+        let crowded = self.standing_blocks + self.standing_haves + cancels > limits::WANTS_PER_PEER;
         let mut seen = HashSet::new();
-        let end = self.outbox.iter().position(|entry| !seen.insert(*entry.cid.hash())).unwrap_or(self.outbox.len());
+        let mut cancelling = false;
+        let ends = |entry: &WantEntry| {
+            let is_late = crowded && cancelling && !entry.cancel;
+            cancelling |= entry.cancel;
+            is_late || !seen.insert(*entry.cid.hash())
+        };
+        let end = self.outbox.iter().position(ends).unwrap_or(self.outbox.len());
         let rest = self.outbox.split_off(end.min(limits::WANTLIST_ENTRIES_PER_MESSAGE));
         std::mem::replace(&mut self.outbox, rest)
     }

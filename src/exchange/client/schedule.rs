@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
+use super::peer::Peer;
 use super::session::Session;
 use super::want::{Ask, Want, WantNumber, Word};
 use super::{Client, Output, PeerNumber, SessionId, peer, timers};
@@ -48,8 +49,13 @@ impl Client {
         } else {
             std::mem::take(&mut self.ready).into_iter().collect()
         };
-        self.assign_all(now, &peers, Choice::Known);
-        self.assign_all(now, &peers, Choice::Presumed);
+        // Who has let us wait in vain again and again is asked for what the others leave.
+        let has_failed = |number: &PeerNumber| self.peers.get(number).is_some_and(Peer::has_failed);
+        let (failed, sound): (Vec<PeerNumber>, Vec<PeerNumber>) = peers.iter().copied().partition(has_failed);
+        for group in [sound, failed] {
+            self.assign_all(now, &group, Choice::Known);
+            self.assign_all(now, &group, Choice::Presumed);
+        }
         for &peer in &peers {
             self.ask_ahead(now, peer);
             if self.options.endgame {

@@ -1,5 +1,7 @@
 //! Each of the client's promises alone; how they work together is for [`super::super::sim`] to show.
 
+mod faults;
+
 use std::time::Duration;
 
 use bytes::Bytes;

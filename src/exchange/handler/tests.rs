@@ -50,9 +50,10 @@ fn stream(bytes: Vec<u8>, stalls: bool, room: &Arc<Semaphore>) -> Messages {
     messages(Came { bytes: io::Cursor::new(bytes), stalls }, shared, room.clone())
 }
 
+type Message = Result<(Incoming, OwnedSemaphorePermit), Fault>;
+
 /// What there is to be had of a stream without waiting; whether it has ended.
-#[expect(clippy::type_complexity, reason = "a test says it once")]
-fn taken(messages: &mut Messages) -> (Vec<Result<(Incoming, OwnedSemaphorePermit), Fault>>, bool) {
+fn taken(messages: &mut Messages) -> (Vec<Message>, bool) {
     let mut taken = Vec::new();
     loop {
         match messages.next().now_or_never() {

@@ -44,6 +44,10 @@ impl Want {
         (self.kind == WantKind::Block, Reverse(self.priority), self.sequence)
     }
 
+    fn is_open_block(&self) -> bool {
+        self.kind == WantKind::Block && self.state != State::Waiting
+    }
+
     const fn waiting_key(&self) -> (i32, Reverse<u64>) {
         (self.priority, Reverse(self.sequence))
     }
@@ -86,7 +90,8 @@ pub(super) struct Ledger {
     block_bytes_assumed: usize,
     /// Length of the last block sent, in bytes.
     block_bytes_last: usize,
-    blocks_queued: usize,
+    /// Wants for blocks that are queued or being read.
+    blocks_open: usize,
 }
 
 /// Reservations are never smaller than this, in bytes, so that a run of small blocks followed by large ones cannot
@@ -111,7 +116,7 @@ impl Ledger {
             sequence: 0,
             block_bytes_assumed: block::BLOCK_BYTES_MAX,
             block_bytes_last: 0,
-            blocks_queued: 0,
+            blocks_open: 0,
         }
     }
 
@@ -249,19 +254,20 @@ impl Ledger {
         self.block_bytes_assumed
     }
 
-    /// Roughly how many bytes of blocks are to follow what has been sent.
-    pub(super) fn pending_bytes(&self) -> u32 {
-        let bytes = self.blocks_queued.saturating_mul(self.block_bytes_last).saturating_add(self.reserved);
+    /// How many bytes of blocks are to follow a message: `behind` that have been read, and those that have not, were
+    /// they all there and as long as the last.
+    pub(super) fn pending_bytes(&self, behind: usize) -> u32 {
+        let bytes = self.blocks_open.saturating_mul(self.block_bytes_last).saturating_add(behind);
         // The field on the wire is an int32.
         u32::try_from(bytes).unwrap_or(u32::MAX).min(i32::MAX as u32)
     }
 
     fn detach(&mut self, cid: &Cid) -> Option<Want> {
         let want = self.wants.remove(cid)?;
+        self.blocks_open -= usize::from(want.is_open_block());
         match want.state {
             State::Queued => {
                 self.queue.remove(&want.queue_key());
-                self.blocks_queued -= usize::from(want.kind == WantKind::Block);
             }
             State::Waiting => {
                 self.waiting.remove(&want.waiting_key());
@@ -272,10 +278,10 @@ impl Ledger {
     }
 
     fn attach(&mut self, cid: Cid, want: Want) {
+        self.blocks_open += usize::from(want.is_open_block());
         match want.state {
             State::Queued => {
                 self.queue.insert(want.queue_key(), cid);
-                self.blocks_queued += usize::from(want.kind == WantKind::Block);
             }
             State::Waiting => {
                 self.waiting.insert(want.waiting_key(), cid);

@@ -416,7 +416,10 @@ enum Settled {
 
 fn settle(ledger: &mut Ledger, ticket: Ticket, cid: &Cid, read: ReadKind, outcome: ReadOutcome) -> Settled {
     let Some(want) = ledger.want(cid) else { return Settled::Kept };
-    let (kind, send_dont_have) = (want.kind, want.send_dont_have);
+    // Before 1.2 there are no presences to answer with, and the field that asks for one is unknown.
+    let presences = ledger.version == Version::V120;
+    let kind = if presences { want.kind } else { WantKind::Block };
+    let send_dont_have = want.send_dont_have;
     let again = match want.state {
         State::Reading { ticket: own, again } if own == ticket => again,
         // Cancelled and wanted anew in the meantime: that read will answer it.
@@ -442,12 +445,9 @@ fn settle(ledger: &mut Ledger, ticket: Ticket, cid: &Cid, read: ReadKind, outcom
         ReadOutcome::Block(_) | ReadOutcome::Have { .. } => true,
         ReadOutcome::Missing => false,
     };
-    let presences = ledger.version == Version::V120;
     if have {
         ledger.remove(cid);
-        if presences {
-            ledger.presences.insert(*cid, Presence::Have);
-        }
+        ledger.presences.insert(*cid, Presence::Have);
         Settled::Answered
     } else if again {
         ledger.set(cid, State::Queued, kind);
@@ -466,37 +466,43 @@ fn settle(ledger: &mut Ledger, ticket: Ticket, cid: &Cid, read: ReadKind, outcom
 fn pack(ledger: &mut Ledger, blocks: Vec<(Cid, Bytes)>, outbox: &mut VecDeque<Output>) {
     let mut packed: Vec<(Cid, Bytes)> = Vec::new();
     let mut packed_bytes = 0;
+    // What has been read and is in no message yet.
+    let mut left: usize = blocks.iter().map(|(_, bytes)| bytes.len()).sum();
     for (cid, bytes) in blocks {
         ledger.sending(bytes.len());
         if bytes.len() >= limits::BLOCK_ALONE_BYTES_MIN {
-            emit(ledger, vec![(cid, bytes)], outbox);
+            left -= bytes.len();
+            emit(ledger, vec![(cid, bytes)], left, outbox);
             continue;
         }
         packed_bytes += bytes.len();
         packed.push((cid, bytes));
         if packed_bytes >= limits::PACKED_BYTES_MAX {
-            emit(ledger, std::mem::take(&mut packed), outbox);
+            left -= packed_bytes;
+            emit(ledger, std::mem::take(&mut packed), left, outbox);
             packed_bytes = 0;
         }
     }
     if !packed.is_empty() {
-        emit(ledger, packed, outbox);
+        emit(ledger, packed, 0, outbox);
     }
     while !ledger.presences.is_empty()
         && (ledger.tickets == 0 || ledger.presences.len() >= limits::PRESENCES_PER_MESSAGE)
     {
-        emit(ledger, Vec::new(), outbox);
+        // Alone they do not wait behind blocks: those that have not left yet will come after them.
+        emit(ledger, Vec::new(), ledger.unsent, outbox);
     }
 }
 
-fn emit(ledger: &mut Ledger, blocks: Vec<(Cid, Bytes)>, outbox: &mut VecDeque<Output>) {
+/// Queues a message with `behind` bytes of blocks to follow that have been read already.
+fn emit(ledger: &mut Ledger, blocks: Vec<(Cid, Bytes)>, behind: usize, outbox: &mut VecDeque<Output>) {
     let mut presences = Vec::with_capacity(ledger.presences.len().min(limits::PRESENCES_PER_MESSAGE));
     while presences.len() < limits::PRESENCES_PER_MESSAGE
         && let Some(presence) = ledger.presences.pop_first()
     {
         presences.push(presence);
     }
-    let pending_bytes = if ledger.version == Version::V120 { ledger.pending_bytes() } else { 0 };
+    let pending_bytes = if ledger.version == Version::V120 { ledger.pending_bytes(behind) } else { 0 };
     let message = Outgoing { full: false, wants: Vec::new(), blocks, presences, pending_bytes };
     outbox.push_back(Output::Send { peer: ledger.peer, message });
 }

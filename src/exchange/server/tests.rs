@@ -1,5 +1,7 @@
 //! The server against a naive oracle, and each of its promises alone.
 
+mod faults;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proptest::prelude::*;

@@ -4,6 +4,7 @@
 //! is asked of a peer while the same question stands, no more stands than a peer keeps, and a server never holds more
 //! bytes than it may. The runs themselves are in [`runs`].
 
+mod faults;
 mod runs;
 
 use std::cmp::Reverse;
@@ -32,6 +33,11 @@ pub(super) enum Manner {
     HaveThenDontHave,
     /// Sends some other block.
     WrongBlock,
+    /// Answers every entry with many blocks that nobody wants, and with nothing else.
+    Flood,
+    /// Honest, but keeps only so many wants of a peer and drops the others in silence. Adds all wants of a message
+    /// before it heeds the cancels, as boxo does.
+    Keeps(usize),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +66,10 @@ pub(super) struct Node {
     up_free_at: Instant,
     down_free_at: Instant,
     timer_at: Option<Instant>,
+    /// Wants of each peer that a node which [`Manner::Keeps`] so many has kept.
+    kept: HashMap<usize, HashSet<Cid>>,
+    /// Wants that it had no room for.
+    pub(super) dropped: usize,
     /// Entries of ours that stand at each peer, as far as we can know.
     standing: HashMap<usize, HashMap<Cid, WantKind>>,
     /// Bytes read and not reported sent.
@@ -124,6 +134,26 @@ pub(super) struct World {
     wants_to_come: usize,
 }
 
+impl Node {
+    /// What it keeps of a wantlist.
+    fn keep(&mut self, from: usize, most: usize, message: &Outgoing) -> Vec<WantEntry> {
+        let kept = self.kept.entry(from).or_default();
+        if message.full {
+            kept.clear();
+        }
+        let fits = |entry: &&WantEntry| {
+            let room = kept.len() < most;
+            entry.cancel || kept.contains(&entry.cid) || (room && kept.insert(entry.cid))
+        };
+        let heeded: Vec<WantEntry> = message.wants.iter().filter(fits).cloned().collect();
+        self.dropped += message.wants.len() - heeded.len();
+        for entry in heeded.iter().filter(|entry| entry.cancel) {
+            kept.remove(&entry.cid);
+        }
+        heeded
+    }
+}
+
 impl World {
     pub(super) fn new(seed: u64) -> Self {
         let now = Instant::now();
@@ -164,6 +194,8 @@ impl World {
             up_free_at: self.now,
             down_free_at: self.now,
             timer_at: None,
+            kept: HashMap::new(),
+            dropped: 0,
             standing: HashMap::new(),
             held_bytes: 0,
         });
@@ -343,6 +375,7 @@ impl World {
             node.client.peer_disconnected(now, peer);
             node.server.peer_disconnected(now, peer);
             node.standing.remove(&other);
+            node.kept.remove(&other);
             self.drain(me);
         }
     }
@@ -355,10 +388,13 @@ impl World {
         let now = self.now;
         let sender = self.nodes[from].peer;
         if !message.wants.is_empty() {
-            if self.nodes[to].manner == Manner::Honest {
-                self.nodes[to].server.wants(now, sender, message.full, &message.wants);
-            } else {
-                self.misbehave(to, from, &message.wants);
+            match self.nodes[to].manner {
+                Manner::Honest => self.nodes[to].server.wants(now, sender, message.full, &message.wants),
+                Manner::Keeps(most) => {
+                    let wants = self.nodes[to].keep(from, most, &message);
+                    self.nodes[to].server.wants(now, sender, message.full, &wants);
+                }
+                _ => self.misbehave(to, from, &message.wants),
             }
         }
         let mut blocks = Vec::new();
@@ -387,7 +423,14 @@ impl World {
         let manner = self.nodes[me].manner;
         for want in wants.iter().filter(|want| !want.cancel && want.send_dont_have) {
             match (manner, want.kind) {
-                (Manner::Honest | Manner::Silent, _) | (Manner::HaveThenNothing, WantKind::Block) => {}
+                (Manner::Honest | Manner::Keeps(_) | Manner::Silent, _)
+                | (Manner::HaveThenNothing, WantKind::Block) => {}
+                (Manner::Flood, _) => {
+                    for wrong in small_blocks().iter().rev().take(50) {
+                        self.names.insert(*wrong.cid().hash(), wrong.clone());
+                        answer.blocks.push((*wrong.cid(), wrong.bytes().clone()));
+                    }
+                }
                 (_, WantKind::Have) => answer.presences.push((want.cid, Presence::Have)),
                 (Manner::HaveThenDontHave, WantKind::Block) => {
                     answer.presences.push((want.cid, Presence::DontHave));
@@ -458,16 +501,16 @@ impl World {
     fn watch(&mut self, me: usize, to: usize, entries: &[WantEntry]) {
         assert!(entries.len() <= limits::WANTLIST_ENTRIES_PER_MESSAGE);
         let standing = self.nodes[me].standing.entry(to).or_default();
-        for entry in entries {
-            if entry.cancel {
-                standing.remove(&entry.cid);
-                continue;
-            }
+        // No block is in a message twice, so that boxo's order, wants first, is as good as any for what stands.
+        for entry in entries.iter().filter(|entry| !entry.cancel) {
             let before = standing.insert(entry.cid, entry.kind);
             assert!(before != Some(WantKind::Block), "asked for a block again while the want stands");
             assert!(before != Some(entry.kind), "asked for a presence again while the want stands");
         }
         assert!(standing.len() <= limits::WANTS_PER_PEER, "more stands than a peer keeps");
+        for entry in entries.iter().filter(|entry| entry.cancel) {
+            standing.remove(&entry.cid);
+        }
     }
 
     fn number(&self, peer: &PeerId) -> usize {
@@ -484,6 +527,12 @@ impl World {
         }
         if version == Version::V100 {
             assert!(message.blocks.iter().all(|(cid, _)| cid.version() == cid::Version::V0));
+        }
+        if let Some(kept) = self.nodes[from].kept.get_mut(&to) {
+            let haves = message.presences.iter().filter(|(_, presence)| *presence == Presence::Have);
+            for cid in haves.map(|(cid, _)| cid).chain(message.blocks.iter().map(|(cid, _)| cid)) {
+                kept.remove(cid);
+            }
         }
         let bytes = message.block_bytes();
         let delay = self.nodes[from].link.delay + self.nodes[to].link.delay;
@@ -504,7 +553,7 @@ impl World {
         } else {
             node.up_free_at = node.up_free_at.max(self.now) + span(bytes as u64, node.link.rate);
             let left = node.up_free_at;
-            if node.manner == Manner::Honest {
+            if matches!(node.manner, Manner::Honest | Manner::Keeps(_)) {
                 self.at(left, Event::Sent { node: from, to, epoch, bytes });
             }
             left + delay + jitter

@@ -6,9 +6,9 @@ use super::{Link, Manner, World, huge_blocks, large_blocks, small_blocks};
 use crate::block::{Block, Cid};
 use crate::exchange::message::Version;
 
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
-fn link(world: &mut World) -> Link {
+pub(super) fn link(world: &mut World) -> Link {
     Link {
         delay: Duration::from_micros(100 + world.below(50_000)),
         rate: 1_000_000 + world.below(50_000_000),
@@ -23,7 +23,7 @@ fn content(world: &mut World, at_most: u64) -> Vec<Block> {
     if large { large_blocks()[..count.min(512)].to_vec() } else { small_blocks()[1..=count].to_vec() }
 }
 
-fn wants(blocks: &[Block]) -> Vec<(Cid, u32)> {
+pub(super) fn wants(blocks: &[Block]) -> Vec<(Cid, u32)> {
     blocks.iter().map(|block| (*block.cid(), u32::try_from(block.bytes().len()).unwrap())).collect()
 }
 
@@ -74,7 +74,7 @@ fn more_wants_than_a_peer_keeps_all_come() {
 }
 
 /// Every node has some blocks, every block is somewhere, all are connected.
-fn swarm(seed: u64, honest: u64, at_most: u64, liars: &[Manner]) -> World {
+pub(super) fn swarm(seed: u64, honest: u64, at_most: u64, liars: &[Manner]) -> World {
     let mut world = World::new(seed);
     let blocks = content(&mut world, at_most);
     let nodes = 2 + world.below(honest);
