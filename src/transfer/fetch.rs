@@ -137,7 +137,10 @@ pub struct Fetch {
     lap: (Instant, bool),
     ready: VecDeque<Task>,
     wanted: HashMap<Multihash, Vec<Task>>,
-    /// Bytes in `wanted` and in `writes`.
+    /// Leaves of the swarm that are being written, with those who came for one meanwhile. Neither has the index such a
+    /// leaf yet, nor may it be asked for again: Helia stays silent on what it has just sent.
+    writing: HashMap<Multihash, (Block, Vec<Task>)>,
+    /// Bytes in `wanted`, in `writing` and in `writes`.
     outstanding: u64,
     writes: FuturesUnordered<JoinHandle<Result<Written, Refused>>>,
     epoch: Option<JoinHandle<Result<(), WriteError>>>,
@@ -192,6 +195,7 @@ impl Fetch {
             lap: (Instant::now(), false),
             ready: VecDeque::new(),
             wanted: HashMap::new(),
+            writing: HashMap::new(),
             outstanding: 0,
             writes: FuturesUnordered::new(),
             epoch: None,
@@ -300,8 +304,10 @@ impl Fetch {
             // An identity CID holds its leaf, and nobody else does.
             let held = known_content(&task.cid).and_then(|content| Block::verify(&task.cid, content).ok());
             if let Some(block) = held {
-                self.write(vec![task], block);
+                self.place(vec![task], block, false);
             } else if let Some(others) = self.wanted.get_mut(&key) {
+                others.push(task);
+            } else if let Some((_, others)) = self.writing.get_mut(&key) {
                 others.push(task);
             } else if self.store.has(&key).map_err(|e| from_store(&e))?.is_some() {
                 self.copy_local(task);
@@ -343,11 +349,16 @@ impl Fetch {
         }
     }
 
-    fn write(&self, tasks: Vec<Task>, block: Block) {
+    fn write(&mut self, tasks: Vec<Task>, block: Block) {
+        self.writing.insert(widen(block.cid()), (block.clone(), Vec::new()));
+        self.place(tasks, block, false);
+    }
+
+    fn place(&self, tasks: Vec<Task>, block: Block, local: bool) {
         let (store, writer, expected) = (self.store.clone(), self.writer.clone(), self.tree.wrap.clone());
         self.writes.push(tokio::task::spawn_blocking(move || {
             place(&store, &writer, &expected, &tasks, &block)?;
-            Ok(Written { tasks, cid: *block.cid(), local: false })
+            Ok(Written { tasks, cid: *block.cid(), local })
         }));
     }
 
@@ -376,6 +387,9 @@ impl Fetch {
                 let bytes: u64 = tasks.iter().map(|task| u64::from(task.len)).sum();
                 self.outstanding -= bytes;
                 progress(Progress::Written { bytes, local });
+                if !local {
+                    self.written_too(&cid);
+                }
                 self.node.arrived(vec![cid]);
                 Ok(())
             }
@@ -386,6 +400,18 @@ impl Fetch {
             }
             Err(Refused::Write(error)) => Err(from_write(error)),
             Err(Refused::Lie(failure)) => Err(failure),
+        }
+    }
+
+    /// A leaf is in its place: now it goes to the other places that it has.
+    fn written_too(&mut self, cid: &Cid) {
+        let Some((block, mut tasks)) = self.writing.remove(&widen(cid)) else { return };
+        let bytes = |tasks: &[Task]| tasks.iter().map(|task| u64::from(task.len)).sum::<u64>();
+        let before = bytes(&tasks);
+        tasks.retain(|task| !self.writer.has(task.leaf));
+        self.outstanding -= before - bytes(&tasks);
+        if !tasks.is_empty() {
+            self.place(tasks, block, true);
         }
     }
 

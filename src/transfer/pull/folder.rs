@@ -30,6 +30,7 @@ use crate::transfer::plan::widen;
 use super::blocking;
 use super::discover::{Contents, Discovery, Entry, Seen, Shard};
 use super::file::{Target, preserved};
+use super::fresh::Fresh;
 use super::gather::{Gather, Gathered, Refused};
 use super::land::{Land, Link};
 use super::work::Work;
@@ -66,6 +67,8 @@ struct Folder<'a> {
     begun: HashMap<PathBuf, FileRecord>,
     todo: Vec<Entry>,
     wanted: HashMap<Multihash, Vec<Wanted>>,
+    /// What came and is not in the index yet, for other files that hold the same.
+    fresh: Fresh,
     /// What nobody connected has, for the next round.
     parked: Vec<Wanted>,
     round: (Instant, bool),
@@ -132,6 +135,7 @@ impl Work<'_> {
             begun: begun.begun,
             todo: Vec::new(),
             wanted: HashMap::new(),
+            fresh: Fresh::default(),
             parked: Vec::new(),
             round: (Instant::now(), false),
             gathering: HashMap::new(),
@@ -229,6 +233,10 @@ impl Folder<'_> {
     /// Gets a block: from its own CID, from the index and the files here, or from the swarm.
     fn want(&mut self, session: &Session, wanted: Wanted) -> Result<(), Failure> {
         let (cid, hint) = wanted.block();
+        if let Some(block) = self.fresh.get(&cid) {
+            self.held += hint;
+            return self.give(session, wanted, &block);
+        }
         let local = match known_content(&cid) {
             Some(content) => Some(content),
             None if self.wanted.contains_key(&widen(&cid)) => None,
@@ -255,6 +263,7 @@ impl Folder<'_> {
         self.work.touch();
         self.work.set_message(None);
         self.round.1 = true;
+        self.fresh.insert(block);
         for wanted in self.wanted.remove(&widen(block.cid())).unwrap_or_default() {
             let Some(block) = block.renamed(&wanted.block().0) else { continue };
             self.give(session, wanted, &block)?;
@@ -434,6 +443,7 @@ impl Folder<'_> {
             self.work.add_bytes(bytes, false);
             self.count_file();
         }
+        self.fresh.remove(&cids);
         self.work.pull.node.arrived(cids);
         Ok(())
     }

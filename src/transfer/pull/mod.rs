@@ -10,6 +10,7 @@
 mod discover;
 mod file;
 mod folder;
+mod fresh;
 mod gather;
 mod land;
 mod work;
