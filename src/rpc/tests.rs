@@ -88,6 +88,7 @@ fn every_request() -> Vec<Request> {
     vec![
         Request::Add(AddRequest { paths: vec![WirePath("/a b".into())], options }),
         Request::Get(get),
+        Request::Pin { cid: "bafk".into(), peers: Vec::new(), timeout_seconds: Some(5) },
         Request::Ls,
         Request::Stat { cid: cid() },
         Request::Rm { cid: cid(), delete_partial: true },

@@ -88,6 +88,6 @@ impl Ours {
 
     /// Pulls from a peer.
     pub(crate) fn get(&self, cid: &str, to: &Path, from: &str) {
-        self.repo.ask(&["get", cid, "-o", to.to_str().unwrap(), "--peer", from]);
+        self.repo.ask(&["get", cid, "-o", to.to_str().unwrap(), "--peer", from, "--timeout", QUIET_MAX]);
     }
 }
