@@ -256,8 +256,8 @@ fn a_file_of_a_folder_is_read_and_pulled_by_its_path() {
     reader.ask(&["get", &format!("/ipfs/{cid}/deep/leaf.bin"), "-o", copy.to_str().unwrap(), "--peer", from.address()]);
     crate::support::assert_same(&original.join("deep/leaf.bin"), &copy);
     let copy = folder.path().join("part");
-    reader.ask(&["get", &format!("{cid}/deep/er"), "-o", copy.to_str().unwrap(), "--peer", from.address()]);
-    assert_same_tree(&original.join("deep/er"), &copy);
+    reader.ask(&["get", &format!("{cid}/deep/er/still"), "-o", copy.to_str().unwrap(), "--peer", from.address()]);
+    assert_same_tree(&original.join("deep/er/still"), &copy);
 }
 
 fn node(kind: Kind, data: Option<&[u8]>, links: &[(&str, Cid)]) -> Block {
