@@ -333,6 +333,7 @@ impl Client {
         if let Some(peer) = self.peers.get_mut(&number)
             && is_answer
         {
+            peer.measure(now);
             peer.pending_bytes = pending_bytes;
         }
         for (cid, presence) in presences {

@@ -177,6 +177,11 @@ impl Peer {
         self.pace.received(now, bytes, since);
     }
 
+    /// All of a message has come.
+    pub(super) fn measure(&mut self, now: Instant) {
+        self.pace.measure(now);
+    }
+
     pub(super) fn push(&mut self, cid: Cid, priority: i32, kind: WantKind) {
         let send_dont_have = self.speaks_presence();
         self.outbox.push(WantEntry { cid, priority, kind, cancel: false, send_dont_have });
@@ -295,9 +300,15 @@ impl Pace {
         let took = now.saturating_duration_since(since);
         self.delay = Some(self.delay.map_or(took, |delay| delay.min(took)));
         self.counted += bytes;
-        let began = *self.counting_since.get_or_insert(since);
+        self.counting_since.get_or_insert(since);
+    }
+
+    /// Takes a sample when it is time. Only after whole messages: a message may hold all that was asked for, and its
+    /// first block alone would look like a peer that gives one block in a round trip.
+    fn measure(&mut self, now: Instant) {
+        let Some(began) = self.counting_since else { return };
         let elapsed = now.saturating_duration_since(began);
-        if elapsed >= SAMPLE_MIN {
+        if elapsed >= SAMPLE_MIN && self.counted > 0 {
             let sample = self.counted as f64 / elapsed.as_secs_f64();
             self.rate = Some(self.rate.map_or(sample, |rate| rate.mul_add(0.75, sample * 0.25)));
             self.start(now);
