@@ -21,7 +21,7 @@ const BYTES_DEFAULT: u32 = 262_144;
 pub enum Chunker {
     /// Every chunk but the last has so many bytes, from 1 to [`CHUNK_BYTES_MAX`].
     Size(u32),
-    /// By Rabin's fingerprint. 16 ≤ min ≤ average ≤ max ≤ [`CHUNK_BYTES_MAX`], in bytes.
+    /// By Rabin's fingerprint. 16 ≤ min < average < max ≤ [`CHUNK_BYTES_MAX`], in bytes.
     Rabin {
         /// The shortest chunk but the last.
         min: u32,
@@ -64,8 +64,8 @@ impl Chunker {
         if (min as usize) < rabin::WINDOW {
             return error("chunks of rabin have at least 16 bytes");
         }
-        if min > average || average > max {
-            return error("the shortest chunk must not be longer than the average, nor that than the longest");
+        if min >= average || average >= max {
+            return error("the shortest chunk must be shorter than the average, and that than the longest");
         }
         if max > CHUNK_BYTES_MAX {
             return error("the longest chunk has at most 2096896 bytes");
@@ -165,9 +165,37 @@ mod tests {
             229_386, 255_324, 393_216, 103_642, 393_216, 362_187, 280_661, 393_216, 393_216, 393_216, 393_216, 143_966,
         ];
         assert_eq!(found[..12], known);
+        let found = cuts("rabin-16384-65536-131072".parse().unwrap(), &file[..1_048_576]);
+        let known = [
+            17_336, 40_606, 17_942, 18_087, 131_072, 45_129, 131_072, 32_446, 46_019, 131_072, 131_072, 36_226,
+            131_072, 72_417, 67_008,
+        ];
+        assert_eq!(found, known);
+    }
+
+    /// Rabin's fingerprint of the last 16 bytes, bit by bit.
+    fn naive_fingerprint(bytes: &[u8]) -> u64 {
+        let bits = bytes[bytes.len() - 16..].iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1));
+        bits.fold(0, |hash, bit| {
+            let hash = hash << 1 | u64::from(bit);
+            if hash >> 53 == 1 { hash ^ 17_437_180_132_763_653 } else { hash }
+        })
     }
 
     proptest! {
+        /// Up to three rounds side by side and a rest, with boundaries from frequent to none.
+        #[test]
+        fn rabin_cuts_by_its_definition(
+            seed in "[a-z]{4}", bytes in 1_usize..30_000, min in 16_u32..9000, bits in 5_u32..17,
+        ) {
+            let file = keystream(&seed, bytes);
+            let (average, max) = ((1 << bits) + (1 << bits) / 3, 28_000);
+            let end = bytes.min(max as usize);
+            let is_boundary = |length: &usize| naive_fingerprint(&file[..*length]) & ((1 << bits) - 1) == 0;
+            let first = (min as usize..end).find(is_boundary).unwrap_or(end);
+            prop_assert_eq!(Chunker::Rabin { min, average, max }.cut(&file), first);
+        }
+
         #[test]
         fn every_byte_is_in_one_chunk_and_chunks_keep_their_bounds(
             seed in "[a-z]{4}", bytes in 0_usize..700_000, kind in 0_usize..3,
@@ -211,7 +239,8 @@ mod tests {
             ("262144", "size-N"),
             ("rabin-1-2", "rabin-MIN-AVERAGE-MAX"),
             ("rabin-15-20-30", "16"),
-            ("rabin-16-15-30", "average"),
+            ("rabin-16-16-30", "average"),
+            ("rabin-16-30-30", "average"),
             ("rabin-16-40-30", "average"),
             ("rabin-2096897", "2096896"),
             ("buzhash-1", "buzhash"),
