@@ -6,6 +6,9 @@ use crate::content::Recipe;
 use crate::peers::Link;
 use crate::support::{Daemon, Repo};
 
+/// After how long without a byte a pull has failed.
+const QUIET_MAX: &str = "60s";
+
 /// What connections are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wire {
