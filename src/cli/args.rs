@@ -60,8 +60,8 @@ pub enum Command {
     Cat(CatArgs),
     /// Add, serve, and print the command that gets it on another machine
     Share(ShareArgs),
-    /// List what the index holds
-    Ls,
+    /// List what the index holds, or the entries of a directory
+    Ls(LsArgs),
     /// Show one root
     Stat(CidArgs),
     /// Forget a root; its files stay
@@ -316,6 +316,23 @@ pub struct PinArgs {
     pub listen: Vec<Multiaddr>,
 }
 
+/// Flags of `ls`.
+#[derive(Debug, Clone, Args)]
+pub struct LsArgs {
+    /// A directory: CID, or CID/path/in/it. Each entry's CID, size with all that is below it, and name, which ends with
+    /// a slash if it is known here to be a directory. Only the directory itself is pulled, and not kept
+    pub cid: Option<String>,
+    /// Connect to this peer for it, with /p2p/ID
+    #[arg(long, value_name = "MULTIADDR", requires = "cid")]
+    pub peer: Vec<Multiaddr>,
+    /// Give up when nothing has arrived for so long: 90, 90s, 15m, 2h
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "60s", requires = "cid")]
+    pub timeout: Duration,
+    /// Without a daemon, listen here instead of at the configured addresses
+    #[arg(long, value_name = "MULTIADDR", requires = "cid")]
+    pub listen: Vec<Multiaddr>,
+}
+
 /// Flags of `cat`.
 #[derive(Debug, Clone, Args)]
 pub struct CatArgs {
@@ -495,6 +512,7 @@ mod tests {
             "get c --timeout 0",
             "get c --timeout soon",
             "jobs pause",
+            "ls --timeout 5s",
             "demo --size big",
             "demo --readers 0",
         ] {
@@ -517,6 +535,8 @@ mod tests {
             "get c --timeout 15m --into-existing",
             "share a",
             "pin c --timeout 5s",
+            "ls",
+            "ls c/a --timeout 5s",
             "cat c/a/b --offset 5 --length 10",
             "stat c",
             "rm c --delete-partial",

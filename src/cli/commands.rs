@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::args::{
     AddArgs, CatArgs, Cli, Command, CompletionsArgs, ConfigCommand, DaemonArgs, GetArgs, Global, InitArgs, JobCommand,
-    KeyCommand, PinArgs, ShareArgs,
+    KeyCommand, LsArgs, PinArgs, ShareArgs,
 };
 use super::link::{Link, Need, interrupted};
 use super::output::Output;
@@ -23,7 +23,8 @@ use crate::rpc::{ByteStream, EventStream};
 use crate::stop::Stop;
 use crate::telemetry;
 use crate::transfer::api::{
-    AddRequest, CatRequest, Event, Failure, GetRequest, JobState, JobStatus, PeerInfo, Request, RootInfo, WirePath,
+    AddRequest, CatRequest, EntryInfo, EntryKind, Event, Failure, GetRequest, JobState, JobStatus, LsRequest, PeerInfo,
+    Request, RootInfo, WirePath,
 };
 use crate::transfer::resolve::Path as IpfsPath;
 
@@ -60,7 +61,7 @@ impl<'a> Commands<'a> {
             Command::Pin(args) => self.pin(args).await,
             Command::Cat(args) => self.cat(args).await,
             Command::Share(args) => self.share(args).await,
-            Command::Ls => self.ask(Need::Offline, Request::Ls).await,
+            Command::Ls(args) => self.ls(args).await,
             Command::Stat(args) => self.stat(checked(args.cid)?).await,
             Command::Rm(args) => {
                 let request = Request::Rm { cid: checked(args.cid)?, delete_partial: args.delete_partial };
@@ -183,6 +184,16 @@ impl<'a> Commands<'a> {
             timeout_seconds: args.timeout.map(|timeout| timeout.as_secs()),
         };
         self.ask(Need::Online { listen: args.listen, any_port: true }, request).await
+    }
+
+    async fn ls(&mut self, args: LsArgs) -> Result<(), Failure> {
+        let Some(cid) = args.cid else { return self.ask(Need::Offline, Request::Ls(LsRequest::default())).await };
+        let request = LsRequest {
+            cid: Some(checked(cid)?),
+            peers: args.peer.iter().map(ToString::to_string).collect(),
+            timeout_seconds: Some(args.timeout.as_secs()),
+        };
+        self.ask(Need::Online { listen: args.listen, any_port: true }, Request::Ls(request)).await
     }
 
     async fn cat(&mut self, args: CatArgs) -> Result<(), Failure> {
@@ -428,6 +439,7 @@ impl<'a> Commands<'a> {
                 format!("pinned {cid}: {}, {}", text::count(*blocks, "block"), text::bytes(*bytes))
             }
             Event::Root(root) => root_line(root),
+            Event::Entry(entry) => entry_line(entry),
             Event::Removed { cid, path } => format!("forgot {cid} {path}"),
             Event::Bad { path, offset, length } => {
                 let path = path.as_ref().map(|path| format!(" of {path}")).unwrap_or_default();
@@ -527,6 +539,12 @@ fn root_line(root: &RootInfo) -> String {
     let problem = root.problem.as_ref().map(|problem| format!("  ({problem})")).unwrap_or_default();
     let files = root.files.map(|files| format!("  ({})", text::count(files, counted(root)))).unwrap_or_default();
     format!("{}  {:>10}  {state:>8}  {}{files}{problem}", root.cid, text::bytes(root.size), root.path)
+}
+
+fn entry_line(entry: &EntryInfo) -> String {
+    let size = entry.size.map_or_else(|| "-".to_owned(), text::bytes);
+    let slash = if entry.kind == Some(EntryKind::Directory) { "/" } else { "" };
+    format!("{}  {size:>10}  {}{slash}", entry.cid, entry.name)
 }
 
 /// What a collection is of.

@@ -12,7 +12,9 @@ use super::client::Client;
 use super::server::Server;
 use super::{ByteStream, EventStream, METHODS, REQUEST_BYTES_MAX, Service, fresh_token};
 use crate::repo::Endpoint;
-use crate::transfer::api::{AddOptions, AddRequest, CatRequest, Event, Failure, GetRequest, Request, WirePath};
+use crate::transfer::api::{
+    AddOptions, AddRequest, CatRequest, Event, Failure, GetRequest, LsRequest, Request, WirePath,
+};
 
 /// A service that is a function.
 pub(crate) struct Fake<F>(pub(crate) F);
@@ -88,8 +90,12 @@ fn every_request() -> Vec<Request> {
     vec![
         Request::Add(AddRequest { paths: vec![WirePath("/a b".into())], options }),
         Request::Get(get),
-        Request::Pin { cid: "bafk".into(), peers: Vec::new(), timeout_seconds: Some(5) },
-        Request::Ls,
+        Request::Pin { cid: cid(), peers: vec!["/ip4/127.0.0.1/tcp/1".into()], timeout_seconds: Some(3) },
+        Request::Ls(LsRequest {
+            cid: Some(cid()),
+            peers: vec!["/ip4/127.0.0.1/tcp/1".into()],
+            timeout_seconds: Some(3),
+        }),
         Request::Stat { cid: cid() },
         Request::Rm { cid: cid(), delete_partial: true },
         Request::Verify { cid: cid() },
@@ -133,7 +139,7 @@ async fn events_come_in_order_and_one_by_one() {
         stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) }).boxed()
     })
     .await;
-    let mut events = Client::new(endpoint).call(Request::Ls);
+    let mut events = Client::new(endpoint).call(Request::Ls(LsRequest::default()));
     // Each is read before the next is made: nothing waits in a buffer for more.
     for n in 0..100 {
         sender.send(Ok(added(n))).unwrap();
@@ -159,7 +165,7 @@ async fn an_error_before_the_first_event_is_a_status() {
         raw(&endpoint, &http("POST /api/v1/stat", &[host(&endpoint), bearer(&endpoint)], r#"{"cid":"c"}"#)).await;
     assert!(text.starts_with("HTTP/1.1 404"), "{text}");
     assert!(text.ends_with(r#"{"code":"not-found","message":"no such root"}"#), "{text}");
-    assert_eq!(Client::new(endpoint).call(Request::Ls).next().await, None);
+    assert_eq!(Client::new(endpoint).call(Request::Ls(LsRequest::default())).next().await, None);
 }
 
 #[tokio::test]
@@ -248,13 +254,16 @@ async fn a_body_of_the_limit_passes_and_one_more_byte_does_not() {
 #[tokio::test]
 async fn a_stopping_server_ends_answers_with_a_line_that_says_so() {
     let (server, endpoint) = serve(|_| stream::iter([Ok(added(1))]).chain(stream::pending()).boxed()).await;
-    let mut events = Client::new(endpoint.clone()).call(Request::Ls);
+    let mut events = Client::new(endpoint.clone()).call(Request::Ls(LsRequest::default()));
     assert_eq!(events.next().await, Some(Ok(added(1))));
     server.stop().await;
     let failure = events.next().await.unwrap().unwrap_err();
     assert_eq!(failure.code, "stopping");
     assert_eq!(events.next().await, None);
-    assert_eq!(Client::new(endpoint).call(Request::Ls).next().await.unwrap().unwrap_err().code, "daemon-gone");
+    assert_eq!(
+        Client::new(endpoint).call(Request::Ls(LsRequest::default())).next().await.unwrap().unwrap_err().code,
+        "daemon-gone"
+    );
 }
 
 #[tokio::test]
@@ -270,7 +279,7 @@ async fn an_answer_is_dropped_when_its_client_is_gone() {
             .boxed()
     })
     .await;
-    let mut events = Client::new(endpoint).call(Request::Ls);
+    let mut events = Client::new(endpoint).call(Request::Ls(LsRequest::default()));
     events.next().await.unwrap().unwrap();
     drop(events);
     // The service's own sender lives in the closure; what arrives here is that the guard is the last of the others.
@@ -303,7 +312,7 @@ async fn a_daemon_that_dies_within_its_answer_is_an_error_and_not_an_end() {
             let _ = stream.read(&mut request).await;
             stream.write_all(half.as_bytes()).await.unwrap();
         });
-        let events: Vec<_> = Client::new(endpoint).call(Request::Ls).collect().await;
+        let events: Vec<_> = Client::new(endpoint).call(Request::Ls(LsRequest::default())).collect().await;
         let failure = events.last().unwrap().as_ref().unwrap_err();
         assert!(failure.message.contains(told), "{half:?}: {failure}");
     }

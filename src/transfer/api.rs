@@ -3,9 +3,13 @@
 //! The command line, the HTTP RPC and tests all speak these values; in one process they go through
 //! [`super::Engine::call`], between processes as JSON over `/api/v1`. No behaviour lives here.
 
+mod name;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::name::WireName;
 
 /// A path that survives JSON even when it is not UTF-8: a string where it is, else `{"hex": …}` of the platform's bytes
 /// (unix bytes; UTF-16 little-endian on Windows).
@@ -32,8 +36,8 @@ pub enum Request {
         #[serde(default)]
         timeout_seconds: Option<u64>,
     },
-    /// All roots; one [`Event::Root`] each.
-    Ls,
+    /// All roots, one [`Event::Root`] each; or the entries of a directory, one [`Event::Entry`] each.
+    Ls(LsRequest),
     /// One root in detail: one [`Event::Root`].
     Stat {
         /// CID text.
@@ -177,6 +181,18 @@ pub struct GetRequest {
     pub timeout_seconds: Option<u64>,
 }
 
+/// What to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LsRequest {
+    /// A directory, `CID` or `CID/path/in/it`; all roots of the index when `None`, and the rest is then without meaning.
+    pub cid: Option<String>,
+    /// Addresses to dial for it, with `/p2p/ID`.
+    pub peers: Vec<String>,
+    /// Give up when nothing has arrived for so many seconds. `None` waits for ever.
+    pub timeout_seconds: Option<u64>,
+}
+
 /// Which bytes of which file are wanted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CatRequest {
@@ -243,6 +259,8 @@ pub enum Event {
     },
     /// A root of the index.
     Root(RootInfo),
+    /// An entry of a directory.
+    Entry(EntryInfo),
     /// A root has been forgotten.
     Removed {
         /// CID text.
@@ -395,6 +413,33 @@ pub struct RootInfo {
     pub complete: bool,
     /// Set when the file was found changed, shortened or gone.
     pub problem: Option<String>,
+}
+
+/// An entry of a directory, by what the directory says of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryInfo {
+    /// Its name, which no one has checked.
+    pub name: WireName,
+    /// CID text.
+    pub cid: String,
+    /// Bytes of all blocks at and below it: of a file in one raw block, its own. `None` where nothing is said.
+    pub size: Option<u64>,
+    /// What it is; `None` where only its own block would tell, and that is not here.
+    pub kind: Option<EntryKind>,
+}
+
+/// What an entry of a directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EntryKind {
+    /// A file.
+    File,
+    /// A directory, sharded or not.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// Something else.
+    Other,
 }
 
 /// A connected peer.

@@ -18,7 +18,7 @@ use crate::node::{Handle, Session, SessionEvent};
 use crate::store::Store;
 
 use super::api::CatRequest;
-use super::failure::{Failure, from_store, from_walk};
+use super::failure::{Failure, from_store, from_walk, late};
 use super::plan::widen;
 use super::resolve::{Path, resolve};
 use super::tree::Notice;
@@ -224,9 +224,4 @@ fn hint(claim: &Claim) -> u64 {
         Some(size) if size <= BLOCK_BYTES_MAX as u64 => size,
         _ => NODE_BYTES_HINT,
     }
-}
-
-fn late(patience: Duration, what: &str, lacking: bool) -> Failure {
-    let why = if lacking { "none of the connected peers has it" } else { "no block came" };
-    Failure::new("timeout", format!("{what}: nothing arrived for {} s: {why}", patience.as_secs()))
 }

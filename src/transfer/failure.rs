@@ -1,6 +1,8 @@
 //! From each layer's own errors to the one sentence that the user reads: what happened, to what, and what to do.
 
+use std::fmt::Display;
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use crate::block::Cid;
 use crate::dag::walk::WalkError;
@@ -68,4 +70,11 @@ pub fn from_walk(root: &Cid, error: WalkError) -> Failure {
             format!("the tree of {root} lies or is damaged: {other}. Nobody can have a better one under this CID"),
         ),
     }
+}
+
+/// That no block has come for so long; `lacking` when every connected peer has said that it has none.
+#[must_use]
+pub(super) fn late(patience: Duration, what: impl Display, lacking: bool) -> Failure {
+    let why = if lacking { "none of the connected peers has it" } else { "no block came" };
+    Failure::new("timeout", format!("{what}: nothing arrived for {} s: {why}", patience.as_secs()))
 }

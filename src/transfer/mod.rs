@@ -8,6 +8,7 @@ mod cat;
 pub mod failure;
 pub mod fetch;
 mod jobs;
+mod list;
 pub mod pin;
 pub mod plan;
 pub mod progress;
@@ -31,7 +32,7 @@ use tokio::sync::mpsc;
 use crate::node;
 use crate::store::Store;
 
-use api::{AddOptions, AddRequest, CatRequest, Event, GetRequest, PeerInfo, Request, WirePath};
+use api::{AddOptions, AddRequest, CatRequest, Event, GetRequest, LsRequest, PeerInfo, Request, WirePath};
 use failure::Failure;
 use jobs::Jobs;
 use provide::{Done, Import, Imported};
@@ -158,7 +159,10 @@ impl Engine {
             Request::Add(request) => self.add(request, events).await,
             Request::Get(request) => self.get(request, events).await,
             Request::Pin { cid, peers, timeout_seconds } => self.pin(&cid, &peers, timeout_seconds, events).await,
-            Request::Ls => {
+            Request::Ls(LsRequest { cid: Some(cid), peers, timeout_seconds }) => {
+                self.list(&cid, &peers, timeout_seconds, events).await
+            }
+            Request::Ls(LsRequest { cid: None, .. }) => {
                 let roots = self.blocking(|engine| roots::list(&engine.0.store)).await?;
                 for root in roots {
                     events.say(Event::Root(root)).await;
@@ -291,6 +295,27 @@ impl Engine {
         let pin::Pinned { cid, blocks, bytes } = pin::pin(&self.0.store, node, &path, patience, progress).await?;
         events.say(Event::Pinned { cid: cid.to_string(), blocks, bytes }).await;
         Ok(())
+    }
+
+    async fn list(
+        &self,
+        cid: &str,
+        peers: &[String],
+        timeout_seconds: Option<u64>,
+        events: &Events,
+    ) -> Result<(), Failure> {
+        let node = self.node()?;
+        let path = resolve::Path::parse(cid)?;
+        for peer in peers {
+            node.keep(address(peer)?);
+        }
+        let patience = timeout_seconds.map(Duration::from_secs);
+        tokio::select! {
+            biased;
+            // Nobody may wait for blocks that nobody waits for.
+            () = events.0.closed() => Ok(()),
+            listed = list::list(&self.0.store, node, &path, patience, events) => listed,
+        }
     }
 
     /// Says every change of a job until it ends; a failed one ends the stream with its error.

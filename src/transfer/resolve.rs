@@ -31,6 +31,12 @@ impl Path {
     }
 }
 
+impl std::fmt::Display for Path {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&place_of(self, self.names.len()))
+    }
+}
+
 /// What stands at a path. The directories on the way are kept in the index.
 ///
 /// # Errors

@@ -237,7 +237,7 @@ pub(super) async fn obtain(
 }
 
 /// What needs no network: identity CIDs, inner nodes of the index, and leaves of local files.
-fn known_or_local(store: &Store, cid: &Cid) -> Result<Option<bytes::Bytes>, Failure> {
+pub(super) fn known_or_local(store: &Store, cid: &Cid) -> Result<Option<bytes::Bytes>, Failure> {
     if let Some(content) = crate::block::known_content(cid) {
         return Ok(Some(content));
     }

@@ -260,6 +260,62 @@ fn a_file_of_a_folder_is_read_and_pulled_by_its_path() {
     assert_same_tree(&original.join("deep/er/still"), &copy);
 }
 
+/// Only the directory's own nodes are pulled for it, whether it is one or many, with a daemon and without.
+#[test]
+fn a_directory_is_listed_without_what_is_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = Repo::new(folder.path(), "publisher");
+    let reader = Repo::member(folder.path(), "reader", &publisher);
+    let original = folder.path().join("original");
+    plant(&original);
+    noise(&original.join("deep/huge"), 16 * MIB, 5);
+    let cids = [&[][..], &["--max-directory-links", "2", "--max-hamt-fanout", "8"]]
+        .map(|more| published(&publisher, &original, more));
+    let from = publisher.daemon();
+    let _daemon = {
+        // Without a daemon first.
+        let path = format!("{}/sp ace", cids[0]);
+        let listed = reader.ask(&["ls", &path, "--peer", from.address()]);
+        assert_eq!(listed.len(), 1);
+        assert_eq!((listed[0]["event"].as_str(), listed[0]["name"].as_str()), (Some("entry"), Some("ünï")));
+        reader.daemon()
+    };
+    for cid in &cids {
+        let list = |path: &str| {
+            let mut listed = reader.ask(&["ls", &format!("{cid}{path}"), "--peer", from.address()]);
+            listed.sort_by_key(|entry| entry["name"].as_str().unwrap().to_owned());
+            listed
+        };
+        let names = |listed: &[serde_json::Value]| -> Vec<String> {
+            listed.iter().map(|entry| entry["name"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(names(&list("")), ["deep", "empty", "many", "none", "sp ace"]);
+        let mut many: Vec<String> = (0..300).map(|i| i.to_string()).collect();
+        many.sort();
+        let listed = list("/many");
+        assert_eq!(names(&listed), many);
+        assert_eq!((listed[0]["size"].as_u64(), listed[0]["kind"].as_str()), (Some(7), Some("file")));
+        assert!(list("/empty").is_empty());
+        let deep = list("/deep");
+        let huge = &deep[names(&deep).iter().position(|name| name == "huge").unwrap()];
+        assert!(huge["size"].as_u64() > Some(16 * MIB as u64), "{huge}");
+        // Resolving has brought `deep` here, so that it is known what that is.
+        let known = list("/deep/er").len();
+        assert_eq!(known, if cfg!(unix) { 2 } else { 1 });
+        let kinds: Vec<_> = list("").iter().map(|entry| entry["kind"].as_str().map(str::to_owned)).collect();
+        assert_eq!(kinds[0].as_deref(), Some("directory"));
+        let listed = reader.command(&["ls", cid]).output().unwrap();
+        assert!(String::from_utf8_lossy(&listed.stdout).lines().any(|line| line.ends_with("  deep/")));
+        assert!(reader.refused(&["ls", &format!("{cid}/many/7")]).contains("not a directory"));
+        assert!(reader.refused(&["ls", &format!("{cid}/deep/huge")]).contains("is a file"));
+        assert!(reader.refused(&["ls", &format!("{cid}/nothing")]).contains("there is no"));
+    }
+    let peers = reader.ask(&["peers"]);
+    let cost: u64 = peers.iter().map(|peer| peer["received_bytes"].as_u64().unwrap()).sum();
+    assert!(cost < MIB as u64, "listing cost {cost} bytes");
+    assert!(reader.ask(&["ls"]).is_empty(), "what was listed is no root");
+}
+
 fn node(kind: Kind, data: Option<&[u8]>, links: &[(&str, Cid)]) -> Block {
     let links = links
         .iter()
