@@ -161,7 +161,7 @@ fn every_fact_of_the_vectors_folder_is_ours() {
     let folder =
         chosen.clone().unwrap_or_else(|| [env!("CARGO_MANIFEST_DIR"), "..", "shared", "vectors"].iter().collect());
     if chosen.is_none() && !folder.exists() {
-        println!("no vectors in {}: only the CIDs written in this test are checked", folder.display());
+        say(&format!("no vectors in {}: only the CIDs written in this test are checked", folder.display()));
         return;
     }
     let (mut right, mut wrong, mut untold) = (0, Vec::new(), 0);
@@ -182,9 +182,11 @@ fn every_fact_of_the_vectors_folder_is_ours() {
             }
         }
     }
-    println!("{right} of {} facts", right + wrong.len() + untold);
+    say(&format!("{right} of {} facts", right + wrong.len() + untold));
     if untold > 0 {
-        println!("  exceptions: {untold} facts of folders with --preserve-mtime do not tell the times of their files");
+        say(&format!(
+            "  exceptions: {untold} facts of folders with --preserve-mtime do not tell the times of their files"
+        ));
     }
     assert!(wrong.is_empty(), "{} are not ours:\n{}", wrong.len(), wrong.join("\n"));
 }

@@ -12,6 +12,11 @@ use serde_json::Value;
 /// How long anything in a test may take before the test fails instead of hanging.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Says something that people want to read even of a test that passes: past the capture, which only macros heed.
+pub(crate) fn say(line: &str) {
+    writeln!(std::io::stdout(), "{line}").unwrap();
+}
+
 /// A repo folder with its own private swarm, or another's.
 pub(crate) struct Repo {
     pub(crate) path: PathBuf,

@@ -35,7 +35,7 @@ type Checked = Result<Verdict, String>;
 #[test]
 fn every_vector_holds_or_is_an_exception_with_a_reason() {
     let Some(folder) = folder() else {
-        println!("vectors: no folder of vectors here; set BITSHOAL_VECTORS to one");
+        say("vectors: no folder of vectors here; set BITSHOAL_VECTORS to one");
         return;
     };
     let mut files = Vec::new();
@@ -49,9 +49,9 @@ fn every_vector_holds_or_is_an_exception_with_a_reason() {
             Err(error) => failed.push(format!("{name}: {error}")),
         }
     }
-    println!("vectors: {held} of {} pass", files.len());
+    say(&format!("vectors: {held} of {} pass", files.len()));
     for (name, reason) in exceptions {
-        println!("  exception: {name}: {reason}");
+        say(&format!("  exception: {name}: {reason}"));
     }
     assert_eq!(failed, [""; 0]);
     assert!(held > 80, "only {held} files were checked");
