@@ -6,6 +6,10 @@
 //! - What a peer may make us hold for one connection. There it is 1 GiB; here it is [`WINDOW_BYTES_MAX`].
 //! - How data is cut up. There each 16 KiB go to TLS as two writes, 12 bytes of header and the rest, and each write is a
 //!   TLS record and a system call; here frames are larger and are gathered before they are written.
+//!
+//! And it reads longer frames than the crate `yamux` would ([`reframe`]).
+
+mod reframe;
 
 use std::collections::VecDeque;
 use std::future::{Ready, ready};
@@ -18,6 +22,7 @@ use futures::io::BufWriter;
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
+use reframe::Reframe;
 use yamux::{Connection, ConnectionError, DEFAULT_CREDIT, Mode};
 
 /// Streams of one connection that may be open at once. Bitswap holds a few, ping and identify one each; yamux breaks the
@@ -48,7 +53,7 @@ pub(crate) struct Config;
 /// A multiplexed connection.
 #[derive(Debug)]
 pub(crate) struct Muxer<C> {
-    connection: Connection<BufWriter<C>>,
+    connection: Connection<BufWriter<Reframe<C>>>,
     /// Streams that came while the connection was driven for other reasons.
     waiting: VecDeque<yamux::Stream>,
     /// Who waits for a stream.
@@ -62,7 +67,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> Muxer<C> {
         config.set_max_num_streams(STREAMS_MAX as usize);
         config.set_max_connection_receive_window(Some(WINDOW_BYTES_MAX));
         config.set_split_send_size(FRAME_BYTES);
-        let socket = BufWriter::with_capacity(WRITE_BYTES, socket);
+        let socket = BufWriter::with_capacity(WRITE_BYTES, Reframe::new(socket));
         Self { connection: Connection::new(socket, config, mode), waiting: VecDeque::new(), waker: None }
     }
 

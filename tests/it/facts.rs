@@ -18,6 +18,8 @@ use orion::hazardous::stream::chacha20::{ChaCha20, Nonce, SecretKey};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::support::say;
+
 /// A file's bytes, made as they are read.
 enum Content<'a> {
     Text(&'a str),

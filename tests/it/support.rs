@@ -14,7 +14,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Says something that people want to read even of a test that passes: past the capture, which only macros heed.
 pub(crate) fn say(line: &str) {
-    writeln!(std::io::stdout(), "{line}").unwrap();
+    let line = format!("{line}\n");
+    std::io::stdout().write_all(line.as_bytes()).unwrap();
 }
 
 /// A repo folder with its own private swarm, or another's.

@@ -23,6 +23,8 @@ use orion::hazardous::stream::chacha20::{ChaCha20, Nonce, SecretKey};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::support::say;
+
 /// A file that holds, or why it is no vector for us.
 enum Verdict {
     Holds,
