@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use libp2p::Multiaddr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::budget::BUDGET_BYTES_MIN;
+
 /// Everything that `node.toml` can set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -35,6 +37,10 @@ pub struct Config {
     /// What reading and writing may leave in memory.
     #[serde(deserialize_with = "cache")]
     pub cache_bytes: ByteSize,
+    /// How served files are read.
+    pub reader: Reader,
+    /// How pulled files are written.
+    pub writer: Writer,
     /// How the space of a pulled file is taken.
     pub preallocate: Preallocate,
     /// Bytes between two points at which a pull is durable.
@@ -80,6 +86,28 @@ pub enum Security {
     Noise,
 }
 
+/// How served files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reader {
+    /// Mapped windows.
+    Mmap,
+    /// Positioned reads.
+    Pread,
+    /// Unbuffered reads.
+    Direct,
+}
+
+/// How pulled files are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Writer {
+    /// Through the page cache.
+    Buffered,
+    /// Past it.
+    Direct,
+}
+
 /// How the space of a pulled file is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -111,6 +139,8 @@ impl Default for Config {
             quic: true,
             connections_max: 900,
             cache_bytes: ByteSize(256 << 20),
+            reader: Reader::Mmap,
+            writer: Writer::Buffered,
             preallocate: Preallocate::Sparse,
             epoch_bytes: ByteSize(64 << 20),
             epoch_seconds: 5,
@@ -213,7 +243,7 @@ fn connections<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Err
 }
 
 fn cache<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ByteSize, D::Error> {
-    within(ByteSize::deserialize(deserializer)?, ByteSize(16 << 20), ByteSize(1 << 40))
+    within(ByteSize::deserialize(deserializer)?, ByteSize(BUDGET_BYTES_MIN), ByteSize(1 << 40))
 }
 
 fn epoch_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ByteSize, D::Error> {

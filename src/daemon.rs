@@ -6,6 +6,7 @@
 //! Order of a start: the RPC's port, the node (which takes the repo's lock), then the files that tell commands where to
 //! ask, so that only the holder of the lock writes them. A stop takes them away first.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use futures::future::BoxFuture;
 use libp2p::Multiaddr;
 use tokio::net::TcpListener;
 
-use crate::config::{Config, Preallocate, Security};
+use crate::budget::{self, Budget};
+use crate::config::{self, Config, Preallocate, Security};
 use crate::dag::wrap::affixes_of_tag;
 use crate::node::swarm_key::SwarmKey;
 use crate::repo::{Endpoint, Repo};
@@ -188,30 +190,41 @@ async fn open_node(repo: &Repo, config: &Config, mode: Mode) -> Result<Running, 
         None => None,
     };
     let fingerprint = swarm_key.as_ref().map(SwarmKey::fingerprint);
-    let (dir, options) = (repo.dir().to_owned(), store_options(config));
+    let budget = budget(config);
+    let (dir, options) = (repo.dir().to_owned(), store_options(config, &budget));
     let opened = tokio::task::spawn_blocking(move || Store::open(&dir, options)).await;
     let store = opened.map_err(|e| Failure::new("bug", e))?.map_err(|e| failure::from_store(&e))?;
     let node = match mode {
         Mode::Offline => None,
         Mode::Online { listen } => {
-            let started = node::start(keypair.clone(), node_options(config, listen, swarm_key)).await;
+            let started = node::start(keypair.clone(), node_options(config, &budget, listen, swarm_key)).await;
             Some(started.map_err(|error| Failure::new(error.code(), &error))?)
         }
     };
     let engine = Engine::start(transfer::Parts {
         store,
         node,
-        pull: pull_options(config),
+        pull: pull_options(config, &budget),
         repo: repo.dir().to_owned(),
         peer_id: keypair.public().to_peer_id().to_string(),
         swarm: fingerprint,
+        memory: (budget.bytes, budget::system_limit(Path::new("/"))),
     })?;
     let stopping = engine.clone();
     Ok(Running { service: Arc::new(engine), stop: Box::pin(async move { stopping.stop().await }) })
 }
 
-fn node_options(config: &Config, listen: Option<Vec<Multiaddr>>, swarm_key: Option<SwarmKey>) -> node::Options {
+fn node_options(
+    config: &Config,
+    budget: &Budget,
+    listen: Option<Vec<Multiaddr>>,
+    swarm_key: Option<SwarmKey>,
+) -> node::Options {
+    let mut exchange = node::ExchangeOptions::default();
+    exchange.server.bytes_total = usize::try_from(budget.serving).unwrap_or(usize::MAX);
+    exchange.server.bytes_per_peer = exchange.server.bytes_per_peer.min(exchange.server.bytes_total);
     node::Options {
+        exchange,
         listen: listen.unwrap_or_else(|| config.listen.clone()),
         announce: config.announce.clone(),
         static_peers: config.peers.clone(),
@@ -223,28 +236,48 @@ fn node_options(config: &Config, listen: Option<Vec<Multiaddr>>, swarm_key: Opti
         },
         quic: config.quic,
         connections_max: config.connections_max,
-        ..node::Options::default()
     }
 }
 
-/// The windows' share of the memory budget: a quarter. The rest is for what pulls hold and what writing leaves behind.
-fn store_options(config: &Config) -> store::Options {
+/// The memory budget, which a limit of the system's may have lowered.
+fn budget(config: &Config) -> Budget {
+    let limit = budget::system_limit(Path::new("/"));
+    let budget = Budget::within(config.cache_bytes.0, limit);
+    if let Some(limit) = limit.filter(|_| budget.bytes < config.cache_bytes.0) {
+        let (limit, bytes) = (limit >> 20, budget.bytes >> 20);
+        tracing::info!("the system allows this process {limit} MiB, so cache_bytes is {bytes} MiB here");
+    }
+    budget
+}
+
+fn store_options(config: &Config, budget: &Budget) -> store::Options {
     store::Options {
-        windows_bytes_max: config.cache_bytes.0 / 4,
+        windows_bytes_max: budget.windows,
+        window_bytes: budget.window,
+        idle_bytes_max: usize::try_from(budget.idle).unwrap_or(usize::MAX),
+        reader: match config.reader {
+            config::Reader::Mmap => store::ReaderKind::Mmap,
+            config::Reader::Pread => store::ReaderKind::Pread,
+            config::Reader::Direct => store::ReaderKind::Direct,
+        },
+        writer: match config.writer {
+            config::Writer::Buffered => store::WriterKind::Buffered,
+            config::Writer::Direct => store::WriterKind::Direct,
+        },
         affixes: |tag, len| affixes_of_tag(tag, len).unwrap_or_default(),
         ..store::Options::default()
     }
 }
 
-fn pull_options(config: &Config) -> transfer::pull::Options {
+fn pull_options(config: &Config, budget: &Budget) -> transfer::pull::Options {
     // Asking stops when this much is not durable, so that a crash costs no more; a commit starts well before.
-    let unsynced_bytes_max = config.epoch_bytes.0;
+    let unsynced_bytes_max = config.epoch_bytes.0.min(budget.unsynced);
     transfer::pull::Options {
         fetch: transfer::fetch::Options {
+            window_bytes: budget.in_flight,
             epoch_bytes: unsynced_bytes_max * 3 / 8,
             unsynced_bytes_max,
             epoch_interval: Duration::from_secs(config.epoch_seconds).mul_f64(0.8),
-            ..transfer::fetch::Options::default()
         },
         preallocate: match config.preallocate {
             Preallocate::Sparse => store::Preallocate::Sparse,

@@ -26,6 +26,7 @@
 //! `exchange::server` → `exchange::handler` → the wire.
 
 pub mod block;
+pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod daemon;

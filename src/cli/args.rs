@@ -62,8 +62,8 @@ pub enum Command {
     Share(ShareArgs),
     /// List what the index holds, or the entries of a directory
     Ls(LsArgs),
-    /// Show one root
-    Stat(CidArgs),
+    /// Show one root, or with --memory what the node takes of the machine's memory
+    Stat(StatArgs),
     /// Forget a root; its files stay
     Rm(RmArgs),
     /// Hash finished files again and say what differs
@@ -376,6 +376,17 @@ pub struct CidArgs {
     pub cid: String,
 }
 
+/// Flags of `stat`.
+#[derive(Debug, Clone, Args)]
+pub struct StatArgs {
+    /// The root
+    #[arg(required_unless_present = "memory")]
+    pub cid: Option<String>,
+    /// Show each share of the memory that the node takes, the page cache of its files included
+    #[arg(long, conflicts_with = "cid")]
+    pub memory: bool,
+}
+
 /// Flags of `rm`.
 #[derive(Debug, Clone, Args)]
 pub struct RmArgs {
@@ -512,6 +523,8 @@ mod tests {
             "get c --timeout 0",
             "get c --timeout soon",
             "jobs pause",
+            "stat",
+            "stat c --memory",
             "ls --timeout 5s",
             "demo --size big",
             "demo --readers 0",
@@ -539,6 +552,7 @@ mod tests {
             "ls c/a --timeout 5s",
             "cat c/a/b --offset 5 --length 10",
             "stat c",
+            "stat --memory",
             "rm c --delete-partial",
             "verify c",
             "jobs",

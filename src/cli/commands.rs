@@ -23,8 +23,8 @@ use crate::rpc::{ByteStream, EventStream};
 use crate::stop::Stop;
 use crate::telemetry;
 use crate::transfer::api::{
-    AddRequest, CatRequest, EntryInfo, EntryKind, Event, Failure, GetRequest, JobState, JobStatus, LsRequest, PeerInfo,
-    Request, RootInfo, WirePath,
+    AddRequest, CatRequest, EntryInfo, EntryKind, Event, Failure, GetRequest, JobState, JobStatus, LsRequest,
+    MemoryInfo, PeerInfo, Request, RootInfo, WirePath,
 };
 use crate::transfer::resolve::Path as IpfsPath;
 
@@ -62,7 +62,10 @@ impl<'a> Commands<'a> {
             Command::Cat(args) => self.cat(args).await,
             Command::Share(args) => self.share(args).await,
             Command::Ls(args) => self.ls(args).await,
-            Command::Stat(args) => self.stat(checked(args.cid)?).await,
+            Command::Stat(args) => match args.cid {
+                Some(cid) => self.stat(checked(cid)?).await,
+                None => self.ask(Need::Offline, Request::Memory).await,
+            },
             Command::Rm(args) => {
                 let request = Request::Rm { cid: checked(args.cid)?, delete_partial: args.delete_partial };
                 self.ask(Need::Offline, request).await
@@ -440,6 +443,7 @@ impl<'a> Commands<'a> {
             }
             Event::Root(root) => root_line(root),
             Event::Entry(entry) => entry_line(entry),
+            Event::Memory(info) => memory_lines(info),
             Event::Removed { cid, path } => format!("forgot {cid} {path}"),
             Event::Bad { path, offset, length } => {
                 let path = path.as_ref().map(|path| format!(" of {path}")).unwrap_or_default();
@@ -539,6 +543,34 @@ fn root_line(root: &RootInfo) -> String {
     let problem = root.problem.as_ref().map(|problem| format!("  ({problem})")).unwrap_or_default();
     let files = root.files.map(|files| format!("  ({})", text::count(files, counted(root)))).unwrap_or_default();
     format!("{}  {:>10}  {state:>8}  {}{files}{problem}", root.cid, text::bytes(root.size), root.path)
+}
+
+fn memory_lines(info: &MemoryInfo) -> String {
+    let told = |bytes: Option<u64>| bytes.map_or_else(|| "not told by this system".to_owned(), text::bytes);
+    let mut lines = vec![
+        format!("heap                    {}", told(info.anonymous_bytes)),
+        format!("  idle buffers          {}", text::bytes(info.idle_buffer_bytes)),
+        format!("mapped and resident     {}", told(info.mapped_bytes)),
+        format!("  windows, at most      {}", text::bytes(info.windows_bytes)),
+        format!("page cache of the index {}", told(info.index.cached_bytes)),
+    ];
+    let files = info.files.iter().map(|file| file.cached_bytes);
+    let (known, unknown): (Vec<_>, Vec<_>) = files.partition(Option::is_some);
+    lines.push(format!("page cache of files     {}", text::bytes(known.into_iter().flatten().sum())));
+    if !unknown.is_empty() {
+        // Of files that are someone else's nobody but their owner learns it, so that nothing of them is dropped, either.
+        let count = text::count(unknown.len() as u64, "file");
+        lines.push(format!("  and of {count} that this system does not tell of; their pages are left to the system"));
+    }
+    for file in &info.files {
+        let (cached, size) = (told(file.cached_bytes), text::bytes(file.size));
+        lines.push(format!("  {}  {cached} of {size}", file.path));
+    }
+    lines.push(format!("budget (cache_bytes)    {}", text::bytes(info.cache_bytes)));
+    if let Some(limit) = info.limit_bytes {
+        lines.push(format!("limit of the system     {}", text::bytes(limit)));
+    }
+    lines.join("\n")
 }
 
 fn entry_line(entry: &EntryInfo) -> String {

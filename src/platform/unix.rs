@@ -1,5 +1,6 @@
 //! Unix: permission bits, links, SIGINT and SIGTERM.
 
+use super::ProcessMemory;
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -76,4 +77,15 @@ pub(crate) fn folds_case(folder: &Path) -> bool {
     let folds = folder.join(name.to_uppercase()).symlink_metadata().is_ok();
     let _ = std::fs::remove_file(&lower);
     folds
+}
+
+/// What the process takes, in bytes; `None` when the system does not tell.
+pub(crate) fn process_memory() -> Option<ProcessMemory> {
+    // proc_pid_status(5): kB are KiB.
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
+    };
+    Some(ProcessMemory { anonymous_bytes: field("RssAnon")?, mapped_bytes: field("RssFile")? + field("RssShmem")? })
 }

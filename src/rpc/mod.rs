@@ -51,6 +51,7 @@ const METHODS: &[&str] = &[
     "get",
     "pin",
     "ls",
+    "memory",
     "stat",
     "rm",
     "verify",

@@ -96,6 +96,7 @@ fn every_request() -> Vec<Request> {
             peers: vec!["/ip4/127.0.0.1/tcp/1".into()],
             timeout_seconds: Some(3),
         }),
+        Request::Memory,
         Request::Stat { cid: cid() },
         Request::Rm { cid: cid(), delete_partial: true },
         Request::Verify { cid: cid() },

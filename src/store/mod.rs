@@ -27,6 +27,7 @@ mod files;
 mod index;
 mod live;
 mod lock;
+mod memory;
 mod recover;
 mod serve;
 mod types;
@@ -55,10 +56,11 @@ pub use file::part::{Preflight, part_path, preflight};
 pub use file::small::{SmallFile, hidden, name_bytes, path_attributes, target_bytes};
 pub use file::source::SourceFile;
 pub use file::writer::Writer;
+pub use memory::{FileMemory, MemoryReport};
 pub use types::{
     Activation, Affixes, Attributes, CollectionId, CollectionRecord, CollectionState, CompleteFile, EXTENT_LEAVES,
     FileId, FileIdentity, FileRecord, FileState, LeafAt, LeafPlace, Member, NewCollection, NewFile, Options,
-    Preallocate, ReaderKind, Restore, RootRecord, Stamp, WholeFile,
+    Preallocate, ReaderKind, Restore, RootRecord, Stamp, WholeFile, WriterKind,
 };
 
 /// Bytes of nodes that one transaction takes at most, so that its pages stay few.
@@ -100,17 +102,10 @@ impl Store {
         let lock = RepoLock::take(dir)?;
         let index = Index::open(&dir.join("index"), options.map_bytes, Arc::clone(&disk))?;
         let files = recover::recover(&index)?;
-        let handles = Handles::new(&options);
+        let pool = Arc::new(Pool::new(options.idle_bytes_max));
+        let handles = Handles::new(&options, &pool);
         Ok(Self {
-            inner: Arc::new(Inner {
-                index,
-                disk,
-                options,
-                files: Lives::new(files),
-                handles,
-                pool: Arc::default(),
-                _lock: lock,
-            }),
+            inner: Arc::new(Inner { index, disk, options, files: Lives::new(files), handles, pool, _lock: lock }),
         })
     }
 

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::file::platform;
-use super::file::reader::{MmapReader, OpenFile, PreadReader, Reader};
+use super::file::pool::Pool;
+use super::file::reader::{DirectReader, OpenFile, Reader, WindowReader};
 use super::index::tables::{self, Tables, corrupt};
 use super::live::Live;
 use super::{FileId, FileState, LeafPlace, Options, ReaderKind, Store, StoreError};
@@ -28,6 +29,7 @@ const HANDLES_MAX: usize = 128;
 #[derive(Debug)]
 pub(super) struct Handles {
     reader: Box<dyn Reader>,
+    kind: ReaderKind,
     recheck: Duration,
     open: Mutex<HashMap<FileId, Handle>>,
 }
@@ -40,14 +42,14 @@ struct Handle {
 }
 
 impl Handles {
-    pub(super) fn new(options: &Options) -> Self {
+    pub(super) fn new(options: &Options, pool: &Arc<Pool>) -> Self {
+        let (window, most) = (options.window_bytes, options.windows_bytes_max);
         let reader: Box<dyn Reader> = match options.reader {
-            ReaderKind::Mmap if platform::MMAP_GUARDED => {
-                Box::new(MmapReader::new(options.window_bytes, options.windows_bytes_max))
-            }
-            ReaderKind::Mmap | ReaderKind::Pread => Box::new(PreadReader),
+            ReaderKind::Mmap => Box::new(WindowReader::new(platform::MMAP_GUARDED, window, most)),
+            ReaderKind::Pread => Box::new(WindowReader::new(false, window, most)),
+            ReaderKind::Direct => Box::new(DirectReader::new(window, most, Arc::clone(pool))),
         };
-        Self { reader, recheck: options.recheck, open: Mutex::default() }
+        Self { reader, kind: options.reader, recheck: options.recheck, open: Mutex::default() }
     }
 
     /// Closes a file, so that the next read looks at it anew.
@@ -55,6 +57,16 @@ impl Handles {
         let handle = self.lock().remove(&file);
         self.reader.forget(file);
         drop(handle);
+    }
+
+    /// Files that are open.
+    pub(super) fn open_files(&self) -> Vec<FileId> {
+        self.lock().iter().filter(|(_, handle)| handle.file.is_some()).map(|(id, _)| *id).collect()
+    }
+
+    /// Bytes of windows, see [`Reader::window_bytes`].
+    pub(super) fn window_bytes(&self) -> u64 {
+        self.reader.window_bytes()
     }
 
     /// The file, open and looked at not long ago.
@@ -114,7 +126,14 @@ impl Handles {
         {
             return Some(Arc::clone(before));
         }
-        Some(Arc::new(OpenFile { id: live.id, file, len: stamp.len, ours }))
+        if self.kind == ReaderKind::Pread {
+            // What the system reads ahead on its own would look like somebody else's pages.
+            platform::read_as_told(&file);
+        }
+        let direct = (self.kind == ReaderKind::Direct).then(|| platform::open_direct(&path, false).ok()).flatten();
+        // The name may have got another file since.
+        let direct = direct.filter(|direct| platform::stamp(direct).is_ok_and(|s| s.identity == stamp.identity));
+        Some(Arc::new(OpenFile { id: live.id, file, len: stamp.len, ours, direct }))
     }
 
     fn read(&self, live: &Live, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -237,7 +256,7 @@ impl Store {
         if total > BLOCK_BYTES_MAX {
             return None;
         }
-        let mut buffer = self.inner.pool.take(total);
+        let mut buffer = self.inner.pool.take(total, prefix.len());
         let out = buffer.as_mut();
         out[..prefix.len()].copy_from_slice(&prefix);
         out[data_end..].copy_from_slice(&suffix);

@@ -279,6 +279,19 @@ pub enum ReaderKind {
     Mmap,
     /// Positioned reads.
     Pread,
+    /// Unbuffered reads, past the page cache; positioned ones where the file system has none.
+    Direct,
+}
+
+/// Which way leaves are written into users' files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WriterKind {
+    /// Through the page cache, which lets go of them when they are durable.
+    #[default]
+    Buffered,
+    /// Past the page cache, but for the ends of leaves that fill no whole block; buffered where the file system has no
+    /// such writes.
+    Direct,
 }
 
 /// How a pulled file's space is taken.
@@ -309,6 +322,10 @@ pub struct Options {
     pub windows_bytes_max: u64,
     /// How files are read.
     pub reader: ReaderKind,
+    /// How files are written.
+    pub writer: WriterKind,
+    /// Bytes of buffers that may lie idle.
+    pub idle_bytes_max: usize,
     /// How often a served file is checked for changes, at most.
     pub recheck: Duration,
     /// Makes blocks of file bytes for non-empty wrap tags.
@@ -322,6 +339,8 @@ impl Default for Options {
             window_bytes: 8 << 20,
             windows_bytes_max: 64 << 20,
             reader: ReaderKind::Mmap,
+            writer: WriterKind::Buffered,
+            idle_bytes_max: 12 << 20,
             recheck: Duration::from_secs(2),
             affixes: no_affixes,
         }

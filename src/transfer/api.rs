@@ -38,6 +38,8 @@ pub enum Request {
     },
     /// All roots, one [`Event::Root`] each; or the entries of a directory, one [`Event::Entry`] each.
     Ls(LsRequest),
+    /// What of the machine's memory the node takes: one [`Event::Memory`].
+    Memory,
     /// One root in detail: one [`Event::Root`].
     Stat {
         /// CID text.
@@ -257,6 +259,8 @@ pub enum Event {
         /// Bytes of them.
         bytes: u64,
     },
+    /// What of the machine's memory the node takes.
+    Memory(MemoryInfo),
     /// A root of the index.
     Root(RootInfo),
     /// An entry of a directory.
@@ -413,6 +417,38 @@ pub struct RootInfo {
     pub complete: bool,
     /// Set when the file was found changed, shortened or gone.
     pub problem: Option<String>,
+}
+
+/// Shares of memory, in bytes. `None` is what the system does not tell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryInfo {
+    /// Memory of the process that lies in no file: heap and stacks.
+    pub anonymous_bytes: Option<u64>,
+    /// Pages of files that are mapped and in memory: the program itself, the index, windows. Page cache, too.
+    pub mapped_bytes: Option<u64>,
+    /// Buffers for blocks that lie idle; a part of `anonymous_bytes`.
+    pub idle_buffer_bytes: u64,
+    /// Windows over served files.
+    pub windows_bytes: u64,
+    /// The index.
+    pub index: FileCache,
+    /// Files that are open for serving or being pulled.
+    pub files: Vec<FileCache>,
+    /// What reading and writing files may leave in memory.
+    pub cache_bytes: u64,
+    /// What the system allows the process in all.
+    pub limit_bytes: Option<u64>,
+}
+
+/// A file's share of the page cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileCache {
+    /// Where it is.
+    pub path: WirePath,
+    /// Its length.
+    pub size: u64,
+    /// Bytes of it in the page cache, whoever brought them in. `None` where the system does not tell.
+    pub cached_bytes: Option<u64>,
 }
 
 /// An entry of a directory, by what the directory says of it.

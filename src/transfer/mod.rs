@@ -30,9 +30,13 @@ use futures::stream::{BoxStream, poll_fn};
 use tokio::sync::mpsc;
 
 use crate::node;
-use crate::store::Store;
+use crate::platform;
+use crate::store::{FileMemory, Store};
 
-use api::{AddOptions, AddRequest, CatRequest, Event, GetRequest, LsRequest, PeerInfo, Request, WirePath};
+use api::{
+    AddOptions, AddRequest, CatRequest, Event, FileCache, GetRequest, LsRequest, MemoryInfo, PeerInfo, Request,
+    WirePath,
+};
 use failure::Failure;
 use jobs::Jobs;
 use provide::{Done, Import, Imported};
@@ -67,6 +71,8 @@ pub struct Parts {
     pub peer_id: String,
     /// Fingerprint of the swarm key, `None` in an open swarm.
     pub swarm: Option<String>,
+    /// The memory budget, and the system's limit, in bytes.
+    pub memory: (u64, Option<u64>),
 }
 
 /// The handle that every edge ends in. Clones share everything.
@@ -81,6 +87,7 @@ struct Inner {
     repo: PathBuf,
     peer_id: String,
     swarm: Option<String>,
+    memory: (u64, Option<u64>),
 }
 
 impl Engine {
@@ -102,6 +109,7 @@ impl Engine {
             repo: parts.repo,
             peer_id: parts.peer_id,
             swarm: parts.swarm,
+            memory: parts.memory,
         })))
     }
 
@@ -167,6 +175,11 @@ impl Engine {
                 for root in roots {
                     events.say(Event::Root(root)).await;
                 }
+                Ok(())
+            }
+            Request::Memory => {
+                let info = self.blocking(|engine| Ok(engine.memory())).await?;
+                events.say(Event::Memory(info)).await;
                 Ok(())
             }
             Request::Stat { cid } => {
@@ -295,6 +308,23 @@ impl Engine {
         let pin::Pinned { cid, blocks, bytes } = pin::pin(&self.0.store, node, &path, patience, progress).await?;
         events.say(Event::Pinned { cid: cid.to_string(), blocks, bytes }).await;
         Ok(())
+    }
+
+    fn memory(&self) -> MemoryInfo {
+        let report = self.0.store.memory();
+        let process = platform::process_memory();
+        let file =
+            |file: FileMemory| FileCache { path: WirePath(file.path), size: file.len, cached_bytes: file.cached_bytes };
+        MemoryInfo {
+            anonymous_bytes: process.map(|process| process.anonymous_bytes),
+            mapped_bytes: process.map(|process| process.mapped_bytes),
+            idle_buffer_bytes: report.idle_bytes,
+            windows_bytes: report.windows_bytes,
+            index: file(report.index),
+            files: report.files.into_iter().map(file).collect(),
+            cache_bytes: self.0.memory.0,
+            limit_bytes: self.0.memory.1,
+        }
     }
 
     async fn list(

@@ -18,10 +18,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::bitmap::{Bitmap, SEGMENT_LEAVES};
 use super::platform;
+use super::pool::ALIGNMENT;
 use crate::store::files::put_file;
 use crate::store::index::tables;
 use crate::store::live::Live;
-use crate::store::{FileId, FileState, Store, StoreError, WriteError};
+use crate::store::{FileId, FileState, Store, StoreError, WriteError, WriterKind};
+
+/// What an unbuffered write is at most: what the pool has buffers for.
+const DIRECT_BYTES: usize = 1 << 20;
 
 /// Writes the leaves of one partial file; every method from any thread. Dropping it tries to commit what is not durable
 /// yet. There is one writer per file at a time.
@@ -30,6 +34,8 @@ pub struct Writer {
     store: Store,
     live: Arc<Live>,
     file: File,
+    /// The same, for unbuffered writes.
+    direct: Option<File>,
     /// Length of the file in bytes.
     len: u64,
     /// Leaves that are written, shared with those who serve them.
@@ -91,6 +97,10 @@ impl Store {
                 Err(error)
             }
             Ok(file) => {
+                // The part is ours, and so is its name.
+                let direct = (self.inner.options.writer == WriterKind::Direct)
+                    .then(|| platform::open_direct(path, true).ok())
+                    .flatten();
                 let durable = Bitmap::new(bits.len());
                 for segment in 0..bits.segments() {
                     durable.merge_segment(segment, &bits.segment(segment)).expect("two bitmaps of one length");
@@ -98,6 +108,7 @@ impl Store {
                 Ok(Writer {
                     store: self.clone(),
                     live,
+                    direct,
                     file,
                     len: stored.len,
                     bits,
@@ -162,7 +173,7 @@ impl Writer {
             return Ok(false);
         }
         let lost = self.lost.load(Ordering::Acquire);
-        self.store.inner.disk.write_at(&self.file, offset, data).map_err(self.io())?;
+        self.put(offset, data).map_err(self.io())?;
         let mut pending = self.pending();
         if self.lost.load(Ordering::Acquire) != lost {
             return Err(self.sync_error(std::io::Error::other("a sync failed while the leaf was written")));
@@ -196,6 +207,29 @@ impl Writer {
             pending.bytes += u64::from(len);
         }
         Ok(())
+    }
+
+    /// Writes past the page cache what fills whole blocks, if files are to be written so, and the rest through it.
+    fn put(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        let inner = &self.store.inner;
+        let Some(direct) = &self.direct else { return inner.disk.write_at(&self.file, offset, data) };
+        let first = offset.next_multiple_of(ALIGNMENT as u64);
+        let head = usize::try_from(first - offset).unwrap_or(usize::MAX).min(data.len());
+        let (head, rest) = data.split_at(head);
+        let (body, tail) = rest.split_at(rest.len() / ALIGNMENT * ALIGNMENT);
+        if !head.is_empty() {
+            inner.disk.write_at(&self.file, offset, head)?;
+        }
+        let mut at = first;
+        for piece in body.chunks(DIRECT_BYTES) {
+            let mut buffer = inner.pool.take(piece.len(), 0);
+            buffer.as_mut().copy_from_slice(piece);
+            // A buffer of a few blocks is not of the pool, and not aligned.
+            let aligned = buffer.as_ref().as_ptr().addr().is_multiple_of(ALIGNMENT);
+            inner.disk.write_at(if aligned { direct } else { &self.file }, at, buffer.as_ref())?;
+            at += piece.len() as u64;
+        }
+        if tail.is_empty() { Ok(()) } else { inner.disk.write_at(&self.file, at, tail) }
     }
 
     pub(in crate::store) const fn handle(&self) -> &File {

@@ -140,6 +140,11 @@ impl Index {
         }
     }
 
+    /// The file that it is in.
+    pub(crate) fn data_path(&self) -> &Path {
+        &self.data_path
+    }
+
     /// Bytes of the index on the disk that are in use.
     pub(crate) fn used_bytes(&self) -> u64 {
         let page = u64::from(self.env.unnamed_database_stat().page_size);

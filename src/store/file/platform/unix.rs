@@ -8,6 +8,7 @@ use std::ffi::{OsStr, c_int, c_void};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -84,6 +85,35 @@ pub(crate) fn target_to_bytes(target: &Path) -> Option<Vec<u8>> {
 
 pub(crate) fn read_exact_at(file: &File, offset: u64, out: &mut [u8]) -> io::Result<()> {
     file.read_exact_at(out, offset)
+}
+
+/// Reads at `offset` what one call gives: 0 at the file's end.
+pub(crate) fn read_some_at(file: &File, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match file.read_at(out, offset) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// Opens a file for reads, or for writes too, that go past the page cache. An error where the file system has none.
+pub(crate) fn open_direct(path: &Path, write: bool) -> io::Result<File> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return std::fs::OpenOptions::new().read(true).write(write).custom_flags(libc::O_DIRECT).open(path);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let _ = (path, write);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Tells the system to read nothing of a file but what it is asked for.
+pub(crate) fn read_as_told(file: &File) {
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+    let _ = rustix::fs::fadvise(file, 0, None, Advice::Random);
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+    let _ = file;
 }
 
 /// Reads at `offset` what is in the page cache: how many bytes of `out` that was, 0 at the file's end. `None` when the
@@ -179,15 +209,17 @@ pub(crate) fn resident_pages(mapping: &[u8]) -> Vec<bool> {
     vector.into_iter().map(|page| page & 1 != 0).collect()
 }
 
+/// Which pages of a range of a file, which begins at a page, are in the page cache; `None` when the system does not tell.
+pub(crate) fn resident_range(file: &File, range: &Range<u64>) -> Option<Vec<bool>> {
+    let len = usize::try_from(range.end - range.start).ok()?;
+    // SAFETY: nobody reads through this mapping; it only lives for mincore, which touches no mapped byte.
+    let mapping = unsafe { memmap2::MmapOptions::new().offset(range.start).len(len).map(file) }.ok()?;
+    Some(resident_pages(&mapping))
+}
+
 /// Whether most of a range of a file is in the page cache. True when the system does not tell.
 pub(crate) fn mostly_resident(file: &File, range: &Range<u64>) -> bool {
-    let len = usize::try_from(range.end - range.start).unwrap_or(0);
-    // SAFETY: nobody reads through this mapping; it only lives for mincore, which touches no mapped byte.
-    let Ok(mapping) = (unsafe { memmap2::MmapOptions::new().offset(range.start).len(len).map(file) }) else {
-        return true;
-    };
-    let pages = resident_pages(&mapping);
-    pages.iter().filter(|resident| **resident).count() * 2 > pages.len()
+    resident_range(file, range).is_none_or(|pages| pages.iter().filter(|resident| **resident).count() * 2 > pages.len())
 }
 
 /// Bytes of a file that are in the page cache, looked at a piece at a time.
@@ -206,6 +238,34 @@ pub(crate) fn resident_bytes(file: &File, len: u64) -> u64 {
         }
     }
     bytes
+}
+
+/// Bytes of a file that are in the page cache; `None` when the system does not tell, which it does only of files that one
+/// owns or may write.
+pub(crate) fn cached_bytes(file: &File, len: u64) -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        /// cachestat(2), of Linux 6.5 and newer; the same number on all architectures.
+        const CACHESTAT: libc::c_long = 451;
+        let range: [u64; 2] = [0, 0];
+        let mut pages = [0_u64; 5];
+        // SAFETY: struct cachestat_range has two and struct cachestat five 64-bit fields; both live through the call, and
+        // the file is open. A length of 0 means up to its end.
+        let result = unsafe {
+            libc::syscall(CACHESTAT, file.as_raw_fd(), range.as_ptr(), pages.as_mut_ptr(), 0 as libc::c_uint)
+        };
+        if result == 0 {
+            return Some((pages[0] * page_bytes() as u64).min(len.next_multiple_of(page_bytes() as u64)));
+        }
+    }
+    may_know_residency(file).then(|| resident_bytes(file, len))
+}
+
+/// mincore(2): of others' files that one may not write every page is said to be resident.
+fn may_know_residency(file: &File) -> bool {
+    let me = rustix::process::geteuid();
+    let owner = file.metadata().map(|metadata| metadata.uid());
+    me.is_root() || owner.is_ok_and(|owner| owner == me.as_raw())
 }
 
 /// Where the next data after `offset` begin, the file's end when only a hole follows; `None` when the system cannot tell.
