@@ -306,6 +306,11 @@ pub enum Found {
         /// What is known of it.
         metadata: Metadata,
     },
+    /// A metadata node around a file, which is its first link (boxo `unixfs/io/dagreader.go`).
+    Metadata {
+        /// What it is about.
+        file: Cid,
+    },
     /// Something else.
     Other(Kind),
 }
@@ -402,7 +407,10 @@ pub fn look(cid: &Cid, block: &Bytes) -> Result<Found, DirError> {
             let own = || links.is_empty().then(|| message.data.as_ref().map_or(0, Bytes::len) as u64);
             Found::File { size: message.filesize.or_else(own), metadata }
         }
-        Kind::Metadata => Found::Other(Kind::Metadata),
+        Kind::Metadata => match links.first() {
+            Some(link) => Found::Metadata { file: link.cid },
+            None => Found::Other(Kind::Metadata),
+        },
     })
 }
 
@@ -433,6 +441,7 @@ pub fn lookup(name: &[u8], found: &Found, place: &ShardPlace) -> Result<Step, Di
         Found::Shard(shard) => shard.lookup(name, place),
         Found::Symlink { .. } => Err(DirError::NotADirectory(Kind::Symlink)),
         Found::File { .. } => Err(DirError::NotADirectory(Kind::File)),
+        Found::Metadata { .. } => Err(DirError::NotADirectory(Kind::Metadata)),
         Found::Other(kind) => Err(DirError::NotADirectory(*kind)),
     }
 }

@@ -1,7 +1,6 @@
 //! What a pull needs of files that are not of its own making: one that the user brought by disk and wants completed, and
 //! a planned file's references before any of its leaves is there.
 
-use std::fs::OpenOptions;
 use std::path::Path;
 
 use super::file::platform;
@@ -24,7 +23,12 @@ impl Store {
         member: Option<Member>,
     ) -> Result<FileId, WriteError> {
         let path = std::path::absolute(path).map_err(WriteError::io(path))?;
-        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(WriteError::io(&path))?;
+        // A link would lead out of the folder that was named.
+        if !path.symlink_metadata().map_err(WriteError::io(&path))?.is_file() {
+            let reason = "it is a link or no file, and only files can be completed";
+            return Err(WriteError::io(&path)(std::io::Error::other(reason)));
+        }
+        let file = platform::open_to_complete(&path).map_err(WriteError::io(&path))?;
         file.set_len(len).map_err(WriteError::io(&path))?;
         let stamp = platform::stamp(&file).map_err(WriteError::io(&path))?;
         Ok(self.register_stored(Stored {

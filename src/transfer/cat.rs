@@ -27,6 +27,9 @@ use super::tree::Notice;
 const WINDOW_BYTES: u64 = 16 << 20;
 /// Blocks that are asked for or waiting to be read.
 const WINDOW_BLOCKS: usize = 256;
+/// Parts of the file that are known and not given yet. What is needed of a tree to read on is some thousands for each of
+/// its levels; more are only in trees made to fill memory.
+const ITEMS_MAX: usize = 1 << 18;
 /// The expected length of an inner node, in bytes.
 const NODE_BYTES_HINT: u64 = 48 << 10;
 
@@ -175,6 +178,12 @@ impl Reading<'_> {
                     let message = format!("{} is a directory; `bitshoal ls {0}` lists it", claim.cid);
                     return Err(Failure::new("is-a-directory", message));
                 }
+                Ok(Found::Metadata { file }) => {
+                    self.held -= hint;
+                    self.active -= 1;
+                    self.items.insert(key, Item::Known(Claim::root(file)));
+                    return Ok(());
+                }
                 Ok(_) => {}
                 Err(error) => return Err(Failure::new("bad-tree", format!("{}: {error}", claim.cid))),
             }
@@ -185,6 +194,10 @@ impl Reading<'_> {
             if child.claim.offset < self.range.end && ends > self.range.start {
                 self.items.insert((child.claim.offset, child.claim.depth), Item::Known(child.claim));
             }
+        }
+        if self.items.len() > ITEMS_MAX {
+            let message = format!("{} needs more than {ITEMS_MAX} parts to be known at once", claim.cid);
+            return Err(Failure::new("bad-tree", message));
         }
         match expanded.own_data {
             Some((offset, data)) if !data.is_empty() => {

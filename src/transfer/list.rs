@@ -94,6 +94,7 @@ async fn top(
     match look(&root, block.bytes()).map_err(|e| Failure::new("bad-tree", format!("{root}: {e}")))? {
         Found::File { .. } => Err(is("a file")),
         Found::Symlink { .. } => Err(is("a symbolic link")),
+        Found::Metadata { .. } => Err(is("a file with metadata around it")),
         Found::Other(kind) => Err(is(&format!("a {kind}"))),
         found @ (Found::Directory(_) | Found::Shard(_)) => Ok((root, found)),
     }
@@ -144,7 +145,7 @@ fn info(store: &Store, entry: &Entry) -> Result<EntryInfo, Failure> {
             local.map(|bytes| match look(&entry.cid, &bytes) {
                 Ok(Found::Directory(_) | Found::Shard(_)) => EntryKind::Directory,
                 Ok(Found::Symlink { .. }) => EntryKind::Symlink,
-                Ok(Found::File { .. }) => EntryKind::File,
+                Ok(Found::File { .. } | Found::Metadata { .. }) => EntryKind::File,
                 Ok(Found::Other(_)) | Err(_) => EntryKind::Other,
             })
         }
@@ -196,7 +197,7 @@ impl Walk {
         match found {
             Found::Directory(listing) => walk.ahead = listing.entries.into_iter().rev().map(ShardItem::Entry).collect(),
             Found::Shard(node) => walk.enter(node, &ShardPlace::ROOT)?,
-            Found::Symlink { .. } | Found::File { .. } | Found::Other(_) => {}
+            Found::Symlink { .. } | Found::File { .. } | Found::Metadata { .. } | Found::Other(_) => {}
         }
         Ok(walk)
     }

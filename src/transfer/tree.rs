@@ -1,11 +1,11 @@
-//! Pulls the inner nodes of a file's tree, breadth first from all peers.
+//! Pulls the inner nodes of a file's tree, depth first from all peers.
 //!
 //! Every node is verified against what its parent claimed before its children are asked for. Each distinct node is
 //! pulled, checked and expanded once however often the tree repeats it, so the work is bounded by the distinct blocks
 //! that somebody really sent. Nodes go to the index in batches; leaves are not pulled here, but for the leftmost one of
 //! a dag-pb tree, which is handed to the caller.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use crate::block::{Block, Cid, DAG_PB, Multihash, RAW};
 use crate::dag::walk::{Claim, Expanded, expand, inner_nodes_max};
@@ -21,6 +21,10 @@ const NODES_IN_FLIGHT_MAX: usize = 128;
 
 /// Inner nodes in one commit of the index.
 const NODES_PER_COMMIT: usize = 64;
+
+/// The most distinct inner nodes of a tree, some 150 bytes of memory each: more than the most leaves that a file may have
+/// need at Kubo's old width, 174.
+const NODES_MAX: u64 = 1 << 20;
 
 /// Expected length of an inner node in bytes, for the pipelines: 1024 links of 46 bytes.
 const NODE_BYTES_HINT: u32 = 48 * 1024;
@@ -72,9 +76,9 @@ pub(super) async fn pull_tree(
     let mut nodes = Nodes {
         store,
         root,
-        nodes_max: inner_nodes_max(size),
+        nodes_max: inner_nodes_max(size).min(NODES_MAX),
         seen: HashMap::from([(widen(&root), size)]),
-        queue: VecDeque::new(),
+        queue: Vec::new(),
         pending: Vec::new(),
         leftmost: None,
     };
@@ -102,7 +106,7 @@ fn wrap_tag(wrap: &Wrap) -> Vec<u8> {
     tag
 }
 
-/// Breadth-first state.
+/// Depth-first state.
 struct Nodes<'a> {
     store: &'a Store,
     root: Cid,
@@ -110,7 +114,8 @@ struct Nodes<'a> {
     nodes_max: u64,
     /// Every inner node met so far, and the size that its first parent claimed.
     seen: HashMap<Multihash, u64>,
-    queue: VecDeque<Claim>,
+    /// The newest goes first, so that no more wait than the nodes on one way down have children.
+    queue: Vec<Claim>,
     pending: Vec<Block>,
     /// The leaf at offset 0, once known.
     leftmost: Option<Cid>,
@@ -128,7 +133,7 @@ impl Nodes<'_> {
             }
             let size = child.size();
             match self.seen.insert(widen(&child.claim.cid), size) {
-                None => self.queue.push_back(child.claim),
+                None => self.queue.push(child.claim),
                 Some(before) if before != size => {
                     return Err(Failure::new(
                         "bad-tree",
@@ -156,7 +161,7 @@ impl Nodes<'_> {
         loop {
             let mut wants = Vec::new();
             while in_flight.len() < NODES_IN_FLIGHT_MAX {
-                let Some(claim) = self.queue.pop_front() else { break };
+                let Some(claim) = self.queue.pop() else { break };
                 if let Some(bytes) = self.store.node(&widen(&claim.cid)).map_err(|e| from_store(&e))? {
                     let block = Block::verify(&claim.cid, bytes).map_err(|e| Failure::new("index-damaged", e))?;
                     self.accept(&claim, block, false)?;

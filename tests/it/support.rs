@@ -146,6 +146,11 @@ impl Daemon {
         self.address().rsplit('/').next().unwrap()
     }
 
+    #[cfg(target_os = "linux")]
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
@@ -180,6 +185,18 @@ impl Running {
     fn new(mut child: Child) -> Self {
         let lines = reader(child.stdout.take().unwrap());
         Self { child, lines }
+    }
+
+    /// Waits for an event.
+    pub(crate) fn wait_for(&self, wanted: impl Fn(&Value) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let line = self.lines.recv_timeout(until.saturating_duration_since(Instant::now()));
+            let line = line.expect("the command ends or hangs before what is waited for");
+            if serde_json::from_str(&line).is_ok_and(|event| wanted(&event)) {
+                return;
+            }
+        }
     }
 
     /// Waits for the end and returns whether it succeeded.

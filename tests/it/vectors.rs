@@ -364,6 +364,7 @@ fn tree(car: &Car, cid: &Cid, path: String, partial: bool, files: &mut BTreeMap<
             files.insert(path, target.len());
             return Ok(());
         }
+        Found::Metadata { file } => return tree(car, &file, path, partial, files),
         Found::Other(kind) => return Err(format!("{path} is a {kind}")),
         Found::Directory(listing) => listing.entries,
         Found::Shard(node) => {

@@ -63,8 +63,9 @@ impl DirectReader {
         while !out.is_empty() {
             let before = usize::try_from(offset % ALIGNMENT as u64).map_err(io::Error::other)?;
             let bytes = (before + out.len()).next_multiple_of(ALIGNMENT).min(BOUNCE_BYTES);
-            let mut buffer = self.pool.take(bytes, 0);
-            let read = platform::read_some_at(file, offset - before as u64, buffer.as_mut())?;
+            // Smaller buffers would not be aligned.
+            let mut buffer = self.pool.take(BOUNCE_BYTES, 0);
+            let read = platform::read_some_at(file, offset - before as u64, &mut buffer.as_mut()[..bytes])?;
             let useful = buffer.as_ref().get(before..read).filter(|bytes| !bytes.is_empty());
             let useful = useful.ok_or(io::ErrorKind::UnexpectedEof)?;
             let take = useful.len().min(out.len());

@@ -52,6 +52,11 @@ pub(super) enum Seen {
     },
     /// A file or a part of one.
     File,
+    /// A metadata node: what it is about stands in its place.
+    Elsewhere {
+        /// The file.
+        cid: Cid,
+    },
 }
 
 /// What a block showed of a directory.
@@ -131,6 +136,7 @@ impl Discovery {
             }
             Found::Symlink { target, .. } => Ok(Seen::Symlink { target: target.to_vec() }),
             Found::File { .. } => Ok(Seen::File),
+            Found::Metadata { file } => Ok(Seen::Elsewhere { cid: file }),
             Found::Other(kind) => Err(Failure::new(
                 "bad-tree",
                 format!("{} is a {kind}, which is neither file nor folder: leave it out with --select", shown(entry)),

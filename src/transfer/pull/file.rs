@@ -142,7 +142,7 @@ impl Work<'_> {
                 let extents = extents_of(&store, &record)?;
                 return Ok((record, extents));
             }
-            let existing = into_existing && output.exists();
+            let existing = into_existing && output.symlink_metadata().is_ok();
             if !existing {
                 crate::store::preflight(&output, tree.size).map_err(from_write)?;
             }

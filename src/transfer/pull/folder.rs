@@ -326,6 +326,11 @@ impl Folder<'_> {
                 Ok(Vec::new())
             }
             Seen::File if entry.selected => self.file_came(entry, block),
+            Seen::Elsewhere { cid } => {
+                self.keep(block);
+                self.todo.push(Entry { cid, ..entry });
+                Ok(Vec::new())
+            }
             Seen::Symlink { .. } | Seen::File => Ok(Vec::new()),
         }
     }

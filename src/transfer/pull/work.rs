@@ -91,7 +91,7 @@ impl<'a> Work<'a> {
     /// Looks at the root, unless it is known to be a file, and brings what it is.
     async fn bring_root(&self, session: &mut Session) -> Result<(), Failure> {
         let output = self.pull.request.output.0.clone();
-        let root = resolve(&self.pull.store, session, &self.pull.asked, &mut |notice| self.notice(notice)).await?;
+        let mut root = resolve(&self.pull.store, session, &self.pull.asked, &mut |notice| self.notice(notice)).await?;
         if !matches!(root.codec(), RAW | DAG_PB) {
             return Err(unknown_codec(&root));
         }
@@ -101,9 +101,10 @@ impl<'a> Work<'a> {
         })
         .await?;
         let mut top = None;
-        if begun.is_none() && root.codec() == DAG_PB {
+        while begun.is_none() && top.is_none() && root.codec() == DAG_PB {
             let block = obtain(&self.pull.store, session, &root, &mut |notice| self.notice(notice)).await?;
             match look(&root, block.bytes()).map_err(|e| bad_directory(&root, &e))? {
+                Found::Metadata { file } => root = file,
                 Found::Directory(_) | Found::Shard(_) => return self.bring_folder(session, block, output).await,
                 Found::Symlink { target, .. } => return self.make_link(block, &target, output).await,
                 Found::File { .. } => top = Some(block),

@@ -54,6 +54,11 @@ pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
     std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
+/// Opens a file to read and write what is in it, but follows no link.
+pub(crate) fn open_to_complete(path: &Path) -> io::Result<File> {
+    std::fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
+}
+
 /// What a file looks like, when it is an ordinary one, and what its owner says of it.
 pub(crate) fn stamp_and_attributes(file: &File) -> io::Result<Option<(Stamp, Attributes)>> {
     let metadata = file.metadata()?;
