@@ -102,7 +102,11 @@ fn what_becomes_of_a_file_under_eight_readers_costs_its_blocks_alone() {
         late.ask(&["get", &unharmed, "-o", copy.to_str().unwrap(), "--peer", from.address()]);
         assert_same(&other, &copy);
         // Somebody still asks, however fast the eight were.
-        let ninth = late.start_get(&cid, &folder.path().join("ninth.bin"), &["--peer", from.address(), "--listen", "/ip4/127.0.0.1/tcp/0"]);
+        let ninth = late.start_get(
+            &cid,
+            &folder.path().join("ninth.bin"),
+            &["--peer", from.address(), "--listen", "/ip4/127.0.0.1/tcp/0"],
+        );
         wait_until(|| publisher.ask(&["stat", &cid]).iter().any(|root| !root["problem"].is_null()));
         drop(ninth);
         // The same bytes are back: everybody gets to the end, from wherever they were.
