@@ -173,6 +173,12 @@ impl Block {
         (cid.hash() == self.cid.hash()).then(|| Self { cid: *cid, bytes: self.bytes.clone() })
     }
 
+    /// The same in memory of its own: what arrived is a slice of all that arrived with it, and keeps that in memory.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self { cid: self.cid, bytes: Bytes::copy_from_slice(&self.bytes) }
+    }
+
     /// The block's name.
     #[must_use]
     pub const fn cid(&self) -> &Cid {

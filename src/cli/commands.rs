@@ -394,7 +394,7 @@ impl<'a> Commands<'a> {
                 self.output.result(&Event::Job(job.clone()), &line)?;
                 self.output.note(&summary(&job));
                 if let Some(message) = &job.message {
-                    self.output.note(&text::printable(message));
+                    self.output.warning(&text::printable(message));
                 }
                 Ok(())
             }

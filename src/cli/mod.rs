@@ -38,6 +38,7 @@ pub fn main() -> ExitCode {
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
     };
+    crate::platform::raise_open_files();
     let mut output = Output::standard(&cli.global);
     let result = run_to_end(cli, &mut output);
     output.clear();

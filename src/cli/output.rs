@@ -76,6 +76,12 @@ impl Output {
         }
     }
 
+    /// Tells the user what is not as it was asked for, though the command has not failed; said even when quiet.
+    pub fn warning(&mut self, line: &str) {
+        self.clear();
+        let _ = writeln!(self.notes, "warning: {line}");
+    }
+
     /// Tells why the command has failed, which is said even when quiet.
     pub fn error(&mut self, failure: &Failure) {
         self.clear();

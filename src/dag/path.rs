@@ -196,6 +196,20 @@ impl SafePath {
         Ok(Self { bytes, depth: self.depth + 1, rules: self.rules })
     }
 
+    /// The directory that it lies in; none of the root.
+    #[must_use]
+    pub fn parent(&self) -> Option<Self> {
+        let depth = self.depth.checked_sub(1)?;
+        let end = self.bytes.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+        Some(Self { bytes: self.bytes[..end].to_vec(), depth, rules: self.rules })
+    }
+
+    /// Whether `folder` is one of the directories that it lies in.
+    fn is_below(&self, folder: &Self) -> bool {
+        let rest = self.bytes.strip_prefix(folder.bytes.as_slice());
+        folder.depth == 0 || rest.is_some_and(|rest| rest.first() == Some(&b'/'))
+    }
+
     /// Where this is on disk when the tree's root is `target`. It is always `target` itself or below it.
     ///
     /// # Panics
@@ -260,26 +274,31 @@ impl fmt::Debug for SafePath {
 /// Whether a symbolic link at `at` (the link's own path) with this target stays in the tree, as far as the target's
 /// text tells, by the rules of `at`.
 ///
-/// The target must be relative, and all its `..` must come first and not climb above the root: behind a name they may
-/// be behind another link, and `..` of that one's target is anywhere. Its names must be such that they name themselves,
-/// so that on Windows nothing that is mapped, such as a backslash or a drive, can be in it. If all links of a tree are
-/// inside, no path through them leaves the tree. A link may dangle, or point to a sibling that had to be renamed.
+/// The target must be relative and not climb above the root. A `..` behind a name counts only where `is_folder` knows
+/// that what was named is a directory of the tree: `..` of a link is anywhere. Its names must be such that they name
+/// themselves, so that on Windows nothing that is mapped, such as a backslash or a drive, can be in it. If all links of a
+/// tree are inside, no path through them leaves the tree. A link may dangle, or point to a sibling that had to be renamed.
 #[must_use]
-pub fn link_is_inside(at: &SafePath, target: &[u8]) -> bool {
+pub fn link_is_inside(at: &SafePath, target: &[u8], is_folder: &dyn Fn(&SafePath) -> bool) -> bool {
     let rules = at.rules;
     if target.is_empty() || target.starts_with(b"/") || rules.units(target) > rules.path_units_max() {
         return false;
     }
-    let Some(mut depth) = at.depth.checked_sub(1) else { return false };
+    let Some(mut here) = at.parent() else { return false };
     let mut descended = false;
     for segment in target.split(|byte| *byte == b'/') {
-        match segment {
-            b"" | b"." => {}
-            b".." if descended || depth == 0 => return false,
-            b".." => depth -= 1,
-            name if rules.component(name).is_ok_and(|safe| safe.as_bytes() == name) => descended = true,
-            _ => return false,
-        }
+        let next = match segment {
+            b"" | b"." => continue,
+            b".." if descended && !at.is_below(&here) && !is_folder(&here) => None,
+            b".." => here.parent(),
+            name => {
+                descended = true;
+                let safe = rules.component(name).ok().filter(|safe| safe.as_bytes() == name);
+                safe.and_then(|safe| here.join(&safe).ok())
+            }
+        };
+        let Some(next) = next else { return false };
+        here = next;
     }
     true
 }

@@ -21,6 +21,17 @@ pub(crate) fn keep_folder_private(builder: &mut DirBuilder) {
     builder.mode(0o700);
 }
 
+/// Allows this process as many open files as the system lets it have: the usual 1024 are for programs that wait for
+/// files with select(2).
+pub(crate) fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the number of open files stays as it is");
+    }
+}
+
 /// Makes names in a folder durable.
 pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()

@@ -13,6 +13,9 @@ use tokio::signal::windows::{
 /// read. A repo elsewhere is as private as the folder that the user chose.
 pub(crate) fn keep_private(_options: &mut OpenOptions) {}
 
+/// The system has no limit of its own.
+pub(crate) const fn raise_open_files() {}
+
 /// As [`keep_private`].
 pub(crate) fn keep_folder_private(_builder: &mut DirBuilder) {}
 

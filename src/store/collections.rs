@@ -117,15 +117,23 @@ impl Store {
         })
     }
 
-    /// The unfinished collection of a pull of `root` to `path`.
+    /// What an earlier pull of `root` to `path` has entered, to be gone on with: one that was complete is partial again
+    /// when this returns.
     ///
     /// # Errors
     /// What the index says.
-    pub fn unfinished_collection(&self, root: &Cid, path: &Path) -> Result<Option<CollectionRecord>, StoreError> {
-        let mut all = self.collections()?.into_iter();
-        Ok(all.find(|found| {
-            found.state == CollectionState::Partial && found.root == Some(*root) && found.path.as_deref() == Some(path)
-        }))
+    pub fn resume_collection(&self, root: &Cid, path: &Path) -> Result<Option<CollectionRecord>, StoreError> {
+        let ours = |found: &CollectionRecord| {
+            let settled = matches!(found.state, CollectionState::Partial | CollectionState::Complete);
+            settled && found.root == Some(*root) && found.path.as_deref() == Some(path)
+        };
+        let Some(found) = self.collections()?.into_iter().find(ours) else { return Ok(None) };
+        self.inner.index.write(|txn, tables| {
+            let mut stored = collection(txn, tables, found.id)?.ok_or_else(|| corrupt("a collection is gone"))?;
+            stored.state = CollectionState::Partial;
+            Ok(tables.collections.put(txn, &tables::collection_key(found.id), &stored.encode())?)
+        })?;
+        Ok(Some(found))
     }
 
     /// Shows every file of a collection, in the order of their numbers, until `each` says false.

@@ -84,6 +84,14 @@ pub fn free_bytes(path: &Path) -> std::io::Result<u64> {
     platform::space(path).map(|space| space.free_bytes)
 }
 
+/// How the file at a path looks now, to be compared with what was noted of it.
+///
+/// # Errors
+/// What the system says, also when nothing is there.
+pub fn stamp_at(path: &Path) -> std::io::Result<Stamp> {
+    platform::stamp_at(path)
+}
+
 /// Bytes of a file that are in the page cache. All of them where the system does not tell.
 ///
 /// # Errors

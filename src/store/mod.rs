@@ -51,7 +51,7 @@ use lock::RepoLock;
 use serve::Handles;
 
 pub use error::{StoreError, WriteError};
-pub use existing::{free_bytes, resident_bytes};
+pub use existing::{free_bytes, resident_bytes, stamp_at};
 pub use file::part::{Preflight, part_path, preflight};
 pub use file::small::{SmallFile, hidden, name_bytes, path_attributes, target_bytes};
 pub use file::source::SourceFile;

@@ -130,6 +130,13 @@ pub struct WholeFile {
     pub replace: bool,
 }
 
+impl WholeFile {
+    /// Bytes of the file.
+    pub(crate) fn len(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.len() as u64).sum()
+    }
+}
+
 /// A leaf of a file that is being added.
 #[derive(Debug, Clone, Copy)]
 pub struct LeafAt {

@@ -46,7 +46,7 @@ impl Store {
         }
         self.add_complete(&complete, nodes)?;
         for (file, whole) in placed.iter().zip(lot).filter_map(|(file, whole)| Some((file.as_ref()?, whole))) {
-            platform::drop_cache(file, &(0..whole.pieces.iter().map(|piece| piece.len() as u64).sum()));
+            platform::drop_cache(file, &(0..whole.len()));
         }
         Ok(())
     }
@@ -68,7 +68,7 @@ impl Store {
     }
 
     fn fill(&self, file: &File, whole: &WholeFile) -> io::Result<()> {
-        file.set_len(whole.pieces.iter().map(|piece| piece.len() as u64).sum())?;
+        file.set_len(whole.len())?;
         let mut offset = 0;
         for piece in &whole.pieces {
             self.inner.disk.write_at(file, offset, piece)?;

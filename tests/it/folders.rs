@@ -10,6 +10,8 @@ use bitshoal::store::{Options, Store};
 use bytes::Bytes;
 
 use crate::support::{Repo, noise};
+#[cfg(unix)]
+use crate::support::{bounded, stderr};
 
 const MIB: usize = 1 << 20;
 
@@ -220,6 +222,137 @@ fn a_folder_goes_into_what_is_there_only_when_it_is_asked_to() {
     assert_same_tree(&original, &copy);
 }
 
+/// A folder that was pulled once is looked after, not pulled again into itself: what is gone from it comes back, what was
+/// left out can be had in addition, and what somebody has changed is not overwritten.
+#[test]
+fn the_same_pull_again_mends_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = Repo::new(folder.path(), "publisher");
+    let reader = Repo::member(folder.path(), "reader", &publisher);
+    let original = folder.path().join("original");
+    plant(&original);
+    let cid = published(&publisher, &original, &[]);
+    let from = publisher.daemon();
+    let copy = folder.path().join("copy");
+    let part = format!("{cid}/deep");
+    let deep = folder.path().join("deep");
+    let (whole, path) = (["get", &cid, "-o", copy.to_str().unwrap()], ["get", &part, "-o", deep.to_str().unwrap()]);
+    let peer = ["--peer", from.address()];
+    let nothing = reader.refused(&[&whole[..], &peer, &["--select", "nowhere/*"]].concat());
+    assert!(nothing.contains("nothing-selected") && nothing.contains("nowhere/*"), "{nothing}");
+    assert!(!copy.exists() && reader.ask(&["ls"]).is_empty());
+    reader.ask(&[&whole[..], &peer, &["--select", "deep/**"]].concat());
+    reader.ask(&[&path[..], &peer].concat());
+    for _ in 0..2 {
+        reader.ask(&[&whole[..], &peer].concat());
+        assert_same_tree(&original, &copy);
+    }
+    std::fs::remove_file(copy.join("many/7")).unwrap();
+    std::fs::remove_dir_all(copy.join("deep")).unwrap();
+    let events = reader.ask(&[&whole[..], &peer].concat());
+    assert_same_tree(&original, &copy);
+    let last = events.last().unwrap();
+    assert!(last["local_bytes"].as_u64().unwrap() > 0, "{last}");
+    // The path's folder needs nothing; a folder of the user's takes what it is given as an entry.
+    reader.ask(&[&path[..], &peer].concat());
+    assert_same_tree(&original.join("deep"), &deep);
+    std::fs::write(copy.join("many/8"), b"the user's").unwrap();
+    reader.refused(&[&whole[..], &peer].concat());
+    assert_eq!(std::fs::read(copy.join("many/8")).unwrap(), b"the user's");
+    let file = format!("{cid}/none");
+    let refused = reader.refused(&["get", &file, "-o", folder.path().join("none").to_str().unwrap(), "--select", "x"]);
+    assert!(refused.contains("--select is for folders"), "{refused}");
+}
+
+/// Thousands of small files with no more open files than a careful administrator allows.
+#[cfg(unix)]
+#[test]
+fn a_folder_of_small_files_needs_few_open_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = Repo::new(folder.path(), "publisher");
+    let reader = Repo::member(folder.path(), "reader", &publisher);
+    let original = folder.path().join("original");
+    std::fs::create_dir(&original).unwrap();
+    for i in 0..6000_u32 {
+        std::fs::write(original.join(i.to_string()), i.to_string()).unwrap();
+    }
+    let cid = published(&publisher, &original, &[]);
+    let from = publisher.daemon();
+    let copy = folder.path().join("copy");
+    let get = reader.command(&["get", &cid, "-o", copy.to_str().unwrap(), "--peer", from.address()]);
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -n 600; exec \"$@\"", "sh"]).arg(get.get_program()).args(get.get_args());
+    let done = bounded(&mut limited);
+    assert!(done.status.success(), "{}", stderr(&done));
+    assert_same_tree(&original, &copy);
+}
+
+/// A name that is as long as names can be leaves no room for `.part` behind it.
+#[cfg(unix)]
+#[test]
+fn the_longest_names_come_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = Repo::new(folder.path(), "publisher");
+    let reader = Repo::member(folder.path(), "reader", &publisher);
+    let original = folder.path().join("original");
+    let long = original.join("d".repeat(255));
+    std::fs::create_dir_all(&long).unwrap();
+    std::fs::write(long.join("s".repeat(255)), b"small").unwrap();
+    noise(&long.join("l".repeat(251)), 5 * MIB, 1);
+    let cid = published(&publisher, &original, &[]);
+    let from = publisher.daemon();
+    let copy = folder.path().join("copy");
+    reader.ask(&["get", &cid, "-o", copy.to_str().unwrap(), "--peer", from.address()]);
+    assert_same_tree(&original, &copy);
+}
+
+/// A large file whose rest nobody has does not keep the small ones from coming.
+#[test]
+fn one_file_that_nobody_has_does_not_starve_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let publisher = Repo::new(folder.path(), "publisher");
+    let poor = Repo::member(folder.path(), "poor", &publisher);
+    let rich = Repo::member(folder.path(), "rich", &publisher);
+    let reader = Repo::member(folder.path(), "reader", &publisher);
+    let original = folder.path().join("original");
+    std::fs::create_dir(&original).unwrap();
+    noise(&original.join("large"), 9 * MIB, 1);
+    for i in 0..50_u32 {
+        std::fs::write(original.join(format!("small{i}")), i.to_string()).unwrap();
+    }
+    let cid = published(&publisher, &original, &[]);
+    // `poor` has the folder's own block and the large file's tree, and no leaf; `rich` has the small files only.
+    let parts = folder.path().join("parts");
+    std::fs::create_dir(&parts).unwrap();
+    for i in 0..50_u32 {
+        std::fs::copy(original.join(format!("small{i}")), parts.join(format!("small{i}"))).unwrap();
+    }
+    published(&rich, &parts, &[]);
+    let root = Cid::try_from(cid.as_str()).unwrap();
+    let mut nodes = Vec::new();
+    {
+        let from = Store::open(&publisher.path, Options::default()).unwrap();
+        let folder = bitshoal::dag::dagpb::decode(&from.read(root.hash()).unwrap().unwrap()).unwrap();
+        let large = folder.links.iter().find(|link| *link.name == *b"large").unwrap().cid;
+        for cid in [root, large] {
+            nodes.push(Block::verify(&cid, from.read(cid.hash()).unwrap().unwrap()).unwrap());
+        }
+    }
+    Store::open(&poor.path, Options::default()).unwrap().put_nodes(&nodes).unwrap();
+    let (poor, rich) = (poor.daemon(), rich.daemon());
+    let _node = reader.daemon();
+    reader.ask(&["connect", poor.address()]);
+    let copy = folder.path().join("copy");
+    let _pull = reader.start_get(&cid, &copy, &[]);
+    // The large file is begun, and waits.
+    reader.wait_job(&copy, |job| job["message"].as_str().is_some_and(|text| text.contains("none of the connected")));
+    reader.ask(&["connect", rich.address()]);
+    reader.wait_job(&copy, |job| job["done_files"] == 50);
+    for i in 0..50_u32 {
+        assert!(copy.join(format!("small{i}")).exists());
+    }
+}
+
 #[test]
 fn a_file_of_a_folder_is_read_and_pulled_by_its_path() {
     let folder = tempfile::tempdir().unwrap();
@@ -235,7 +368,7 @@ fn a_file_of_a_folder_is_read_and_pulled_by_its_path() {
     let cat = |more: &[&str]| {
         let arguments = [&["cat", &path, "--peer", from.address()][..], more].concat();
         let done = reader.run(&arguments);
-        assert!(done.status.success(), "{}", crate::support::stderr(&done));
+        assert!(done.status.success(), "{}", stderr(&done));
         done.stdout
     };
     let middle = expected.len() / 2 + 3;
@@ -350,10 +483,21 @@ fn folders_that_lead_outside_are_refused() {
         node(Kind::HamtShard, None, &[("00evil", file)]),
     ];
     // A link and, beside it, a folder that would have to go through it if names were one.
-    let links = node(Kind::Directory, None, &[("absolute", *absolute.cid()), ("ok", file), ("up", *up.cid())]);
+    let around = node(Kind::Symlink, Some(b"sub/../ok"), &[]);
+    let through = node(Kind::Symlink, Some(b"around/../ok"), &[]);
+    let links = [
+        ("absolute", *absolute.cid()),
+        ("around", *around.cid()),
+        ("ok", file),
+        ("sub", *trap.cid()),
+        ("through", *through.cid()),
+        ("up", *up.cid()),
+    ];
+    let links = node(Kind::Directory, None, &links);
     {
         let store = Store::open(&publisher.path, Options::default()).unwrap();
-        let all: Vec<Block> = refused.iter().chain([&evil, &up, &absolute, &trap, &links]).cloned().collect();
+        let all: Vec<Block> =
+            refused.iter().chain([&evil, &up, &absolute, &around, &through, &trap, &links]).cloned().collect();
         store.put_nodes(&all).unwrap();
     }
     let from = publisher.daemon();
@@ -370,8 +514,18 @@ fn folders_that_lead_outside_are_refused() {
     }
     let output = target.join("links");
     let events = reader.ask(&["get", &links.cid().to_string(), "-o", output.to_str().unwrap()]);
-    assert_eq!(tree(&output).into_keys().collect::<Vec<_>>(), [PathBuf::from("ok")]);
-    assert!(events.last().unwrap()["message"].as_str().unwrap().contains("outside"));
+    let there = ["around", "ok", "sub", "sub/planted"].map(PathBuf::from);
+    assert_eq!(tree(&output).into_keys().collect::<Vec<_>>(), there);
+    let message = events.last().unwrap()["message"].as_str().unwrap().to_owned();
+    for left_out in ["absolute", "through", "up"] {
+        assert!(message.contains(&format!("{left_out} (it may point outside")), "{message}");
+    }
+    // Nor is a link made that is all there is.
+    for link in [&absolute, &up] {
+        let output = target.join("alone");
+        let said = reader.refused(&["get", &link.cid().to_string(), "-o", output.to_str().unwrap()]);
+        assert!(said.contains("link-outside") && output.symlink_metadata().is_err(), "{said}");
+    }
 }
 
 /// A DAG of dag-cbor, dag-json and a codec that nobody knows is pulled block by block, kept over a restart, and served on.

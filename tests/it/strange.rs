@@ -27,6 +27,17 @@ fn node(kind: Kind, links: &[(&str, Cid, u64)]) -> Block {
     Block::seal(Prefix::DAG_PB_V1, bytes.into()).unwrap()
 }
 
+/// A directory of entries with what is claimed to lie below them.
+fn directory(entries: &[(&str, Cid, u64)]) -> Block {
+    let link = |(name, cid, tsize): &(&str, Cid, u64)| {
+        let name = Bytes::copy_from_slice(name.as_bytes()).into();
+        Link { cid: *cid, name, tsize: Some(*tsize) }
+    };
+    let data = Some(Data::new(Kind::Directory).encode().into());
+    let bytes = encode(&Node { links: entries.iter().map(link).collect(), data });
+    Block::seal(Prefix::DAG_PB_V1, bytes.into()).unwrap()
+}
+
 /// The CID that holds these bytes itself.
 fn identity(codec: u64, bytes: &[u8]) -> Cid {
     Cid::new_v1(codec, multihash(bytes))
@@ -139,8 +150,37 @@ fn trees_made_to_fill_memory_do_not() {
     let said = reader.refused(&["cat", &below.to_string(), "--timeout", "5s"]);
     assert!(said.contains("parts to be known at once"), "{said}");
     assert_eq!(reader.ask(&["pin", &pinned.to_string()]).last().unwrap()["blocks"], 25);
-    let status = fs::read_to_string(format!("/proc/{}/status", daemons[1].pid())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    let peak = peak_kib(&daemons[1]);
     assert!(peak < 300 << 10, "{peak} KiB");
+}
+
+/// The most memory that a daemon has taken so far.
+#[cfg(target_os = "linux")]
+fn peak_kib(daemon: &Daemon) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Sizes that add up to more than a number holds, and a block of directories of which each names tens of thousands more.
+#[cfg(target_os = "linux")]
+#[test]
+fn directories_made_to_overflow_or_to_fill_memory_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let leaf = Block::seal(Prefix::RAW_V1, Bytes::from_static(b"content")).unwrap();
+    let huge = directory(&[("a", *leaf.cid(), 1 << 63), ("b", *leaf.cid(), 1 << 63), ("c", *leaf.cid(), u64::MAX)]);
+    let names: Vec<String> = (0..40_000).map(|i| format!("{i:05}")).collect();
+    let nothing = identity(RAW, b"");
+    let wide = directory(&names.iter().map(|name| (name.as_str(), nothing, 0)).collect::<Vec<_>>());
+    let bomb = directory(&names.iter().take(300).map(|name| (name.as_str(), *wide.cid(), 0)).collect::<Vec<_>>());
+    let (reader, [_from, to]) = swarm(folder.path(), &[leaf, huge.clone(), wide, bomb.clone()]);
+    let copy = folder.path().join("huge");
+    reader.ask(&["get", &huge.cid().to_string(), "-o", copy.to_str().unwrap()]);
+    assert_eq!(fs::read(copy.join("c")).unwrap(), b"content");
+    let copy = folder.path().join("bomb");
+    let pull = reader.start_get(&bomb.cid().to_string(), &copy, &[]);
+    reader.wait_job(&copy, |job| job["done_files"].as_u64().is_some_and(|files| files > 2000));
+    let peak = peak_kib(&to);
+    assert!(peak < 700 << 10, "{peak} KiB");
+    drop(pull);
 }

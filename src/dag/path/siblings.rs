@@ -15,9 +15,6 @@ pub enum BadSiblings {
     /// No program writes that, and one would hide the other.
     #[error("two entries of one directory are called {0}")]
     Twice(SafeName),
-    /// The name is legal and has no room for `.part`.
-    #[error("the name {0} is too long for a file: `.part` must fit behind it until it is complete")]
-    NoRoomForPart(SafeName),
     /// A renamed entry's name would be longer than a name can be.
     #[error("the name {0} is one with a sibling's on this disk, and too long to get a number")]
     NoRoomForNumber(SafeName),
@@ -25,7 +22,8 @@ pub enum BadSiblings {
 
 /// Collects the names of one directory, all of them, and gives each a place of its own.
 ///
-/// A file takes two places: its name and, until it is complete, `NAME.part`. Where case is folded, names are one place
+/// A file takes two places: its name and, until it is complete, `NAME.part` where that is no longer than a name can be;
+/// where it is, the part gets a name that no sibling has by chance. Where case is folded, names are one place
 /// if they are equal after canonical decomposition, folding of case and removal of invisible characters. This covers
 /// what NTFS, APFS, HFS+ and folding directories of ext4 take for equal, by the Unicode tables that this was built
 /// with. It is wider than each of them (NTFS tells composed from decomposed letters; `ß` is `ss` on ext4 only), which
@@ -67,8 +65,7 @@ impl Siblings {
         let mut late = Vec::new();
         for i in order {
             let (name, is_file) = &self.names[i];
-            let wanted = self.places(name, *is_file).ok_or_else(|| BadSiblings::NoRoomForPart(name.clone()))?;
-            if !take(&mut places, wanted) {
+            if !take(&mut places, self.places(name, *is_file)) {
                 late.push(i);
             }
         }
@@ -95,11 +92,8 @@ impl Siblings {
             loop {
                 let candidate = numbered(name, *number);
                 *number += 1;
-                let wanted = candidate.as_ref().and_then(|candidate| self.places(candidate, *is_file));
-                let (Some(candidate), Some(wanted)) = (candidate, wanted) else {
-                    return Err(BadSiblings::NoRoomForNumber(name.clone()));
-                };
-                if take(places, wanted) {
+                let candidate = candidate.ok_or_else(|| BadSiblings::NoRoomForNumber(name.clone()))?;
+                if take(places, self.places(&candidate, *is_file)) {
                     renamed.push(candidate);
                     break;
                 }
@@ -108,17 +102,14 @@ impl Siblings {
         Ok(renamed)
     }
 
-    /// All places of an entry; none when its part's name would be too long.
-    fn places(&self, name: &SafeName, is_file: bool) -> Option<Vec<Vec<u8>>> {
+    /// All places of an entry.
+    fn places(&self, name: &SafeName, is_file: bool) -> Vec<Vec<u8>> {
         let mut places = vec![self.place(name.as_bytes())];
-        if is_file {
-            let part = [name.as_bytes(), PART].concat();
-            if name.rules.units(&part) > NAME_UNITS_MAX {
-                return None;
-            }
+        let part = [name.as_bytes(), PART].concat();
+        if is_file && name.rules.units(&part) <= NAME_UNITS_MAX {
             places.push(self.place(&part));
         }
-        Some(places)
+        places
     }
 
     fn place(&self, name: &[u8]) -> Vec<u8> {
@@ -258,9 +249,9 @@ mod tests {
         let (at, over) = ("x".repeat(250), "x".repeat(251));
         for rules in [Rules::Unix, Rules::Windows] {
             assert!(resolve(rules, false, &[(&at, true), (&"y".repeat(255), false)]).is_ok());
-            let refused = resolve(rules, false, &[(&over, true)]);
-            assert!(matches!(refused, Err(BadSiblings::NoRoomForPart(_))));
-            let refused = resolve(rules, true, &[(&at, true), (&at.to_uppercase(), true)]);
+            assert!(resolve(rules, false, &[(&over, true)]).is_ok(), "its part has a shorter name");
+            let over = "x".repeat(252);
+            let refused = resolve(rules, true, &[(&over, true), (&over.to_uppercase(), true)]);
             assert!(matches!(refused, Err(BadSiblings::NoRoomForNumber(_))));
         }
     }

@@ -19,6 +19,11 @@ fn path(rules: Rules, names: &[&str]) -> SafePath {
         .fold(SafePath::root(rules), |path, name| path.join(&rules.component(name.as_bytes()).unwrap()).unwrap())
 }
 
+/// No directory is known.
+fn nowhere(_: &SafePath) -> bool {
+    false
+}
+
 #[test]
 fn names_that_are_no_names_are_refused_everywhere() {
     for rules in BOTH {
@@ -190,15 +195,21 @@ fn links_that_stay_inside() {
     for rules in BOTH {
         let at = path(rules, &["a", "b", "link"]);
         for good in ["x", "./x", "x/y/", "..", "../..", "../../a/b", ".././../x", "../x/./y//z", "."] {
-            assert!(link_is_inside(&at, good.as_bytes()), "{good} {rules:?}");
+            assert!(link_is_inside(&at, good.as_bytes(), &nowhere), "{good} {rules:?}");
         }
         for bad in ["", "/", "/x", "//x", "../../..", "../../../x", "x/..", "../x/../y", "./../../../a", "a\0b"] {
-            assert!(!link_is_inside(&at, bad.as_bytes()), "{bad:?} {rules:?}");
+            assert!(!link_is_inside(&at, bad.as_bytes(), &nowhere), "{bad:?} {rules:?}");
+        }
+        let is_x = |at: &SafePath| at.components().eq([b"a", b"b", b"x"].map(|name| name.as_slice()));
+        for (target, inside) in
+            [("x/../y", true), ("x/../../../x", true), ("x/../../../..", false), ("x/y/..", false), ("y/../x", false)]
+        {
+            assert_eq!(link_is_inside(&at, target.as_bytes(), &is_x), inside, "{target}");
         }
         let top = path(rules, &["link"]);
-        assert!(link_is_inside(&top, b"x") && !link_is_inside(&top, b".."));
-        assert!(!link_is_inside(&SafePath::root(rules), b"x"), "its directory is not in the tree");
-        assert!(!link_is_inside(&at, &b"x/".repeat(rules.path_units_max() / 2 + 1)));
+        assert!(link_is_inside(&top, b"x", &nowhere) && !link_is_inside(&top, b"..", &nowhere));
+        assert!(!link_is_inside(&SafePath::root(rules), b"x", &nowhere), "its directory is not in the tree");
+        assert!(!link_is_inside(&at, &b"x/".repeat(rules.path_units_max() / 2 + 1), &nowhere));
     }
     let at = |rules| path(rules, &["a", "link"]);
     for trap in [
@@ -220,10 +231,12 @@ fn links_that_stay_inside() {
         "%41",
         "LONGNA~1",
     ] {
-        assert!(link_is_inside(&at(Rules::Unix), trap.as_bytes()), "{trap}");
-        assert!(!link_is_inside(&at(Rules::Windows), trap.as_bytes()), "{trap}");
+        assert!(link_is_inside(&at(Rules::Unix), trap.as_bytes(), &nowhere), "{trap}");
+        assert!(!link_is_inside(&at(Rules::Windows), trap.as_bytes(), &nowhere), "{trap}");
     }
-    assert!(link_is_inside(&at(Rules::Unix), b"\xff") && !link_is_inside(&at(Rules::Windows), b"\xff"));
+    assert!(
+        link_is_inside(&at(Rules::Unix), b"\xff", &nowhere) && !link_is_inside(&at(Rules::Windows), b"\xff", &nowhere)
+    );
 }
 
 /// How Win32 reads a path without `\\?\` in front: the components below the drive's root that it would open, or none
@@ -378,7 +391,7 @@ proptest! {
         let expected = !absolute_or_empty && !dots_after_name && heights.iter().all(|height| *height >= 0);
         for rules in BOTH {
             let at = path(rules, &vec!["d"; depth]);
-            prop_assert_eq!(link_is_inside(&at, target.as_bytes()), expected);
+            prop_assert_eq!(link_is_inside(&at, target.as_bytes(), &nowhere), expected);
         }
     }
 
@@ -401,10 +414,16 @@ proptest! {
             }
             let node = match target {
                 None => Node::Folder,
-                Some(target) if link_is_inside(&path(Rules::Unix, names), target.join("/").as_bytes()) => {
+                Some(target) => {
+                    let is_folder = |at: &SafePath| {
+                        let names = at.components().map(|name| String::from_utf8_lossy(name).into_owned());
+                        matches!(tree.get(&names.collect::<Vec<_>>()), Some(Node::Folder))
+                    };
+                    if !link_is_inside(&path(Rules::Unix, names), target.join("/").as_bytes(), &is_folder) {
+                        continue;
+                    }
                     Node::Link(target.iter().map(ToString::to_string).collect())
                 }
-                Some(_) => continue,
             };
             for folder in folders {
                 tree.entry(folder).or_insert(Node::Folder);

@@ -22,12 +22,26 @@ pub struct Preflight {
     pub file_bytes_max: Option<u64>,
 }
 
-/// The name under which a file is written until it is complete.
+/// The longest name that gets `.part` behind it, in bytes: with it, 255, the most that common file systems have.
+const NAME_BYTES_MAX: usize = 250;
+
+/// The name under which a file is written until it is complete: `NAME.part`, or the first bytes of the name's SHA-256
+/// before `.part` when the name is too long for that.
 #[must_use]
 pub fn part_path(final_path: &Path) -> PathBuf {
-    let mut name = OsString::from(final_path);
-    name.push(".part");
-    PathBuf::from(name)
+    let name = final_path.file_name().unwrap_or_default();
+    let hash = (name.len() > NAME_BYTES_MAX)
+        .then(|| crate::block::hash::digest(crate::block::SHA2_256, 32, &[name.as_encoded_bytes()]).ok())
+        .flatten();
+    let mut part = match hash {
+        None => OsString::from(final_path),
+        Some(hash) => {
+            let start = hash.digest().iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
+            final_path.with_file_name(start).into_os_string()
+        }
+    };
+    part.push(".part");
+    PathBuf::from(part)
 }
 
 /// Checks that a file of `len` bytes can be made at `final_path`; makes nothing.

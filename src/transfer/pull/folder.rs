@@ -19,7 +19,7 @@ use rand::RngExt;
 use tokio::task::JoinHandle;
 
 use crate::block::{BLOCK_BYTES_MAX, Block, Cid, Multihash, RAW, known_content};
-use crate::dag::path::{Rules, Select, link_is_inside};
+use crate::dag::path::{Rules, Select};
 use crate::dag::walk::Claim;
 use crate::node::{Session, SessionEvent};
 use crate::store::{CollectionId, FileRecord, FileState, Member, NewCollection, Restore, Store, WholeFile};
@@ -41,17 +41,25 @@ const WHOLE_BYTES_MAX: u64 = 4 << 20;
 const LARGE_AT_ONCE: usize = 4;
 /// Blocks of small files that are asked for at once.
 const WANTS_MAX: usize = 1000;
-/// Files and bytes that make a lot.
-const LOT_FILES: usize = 512;
+/// Files and bytes that make a lot. All files of a lot are open at once while it is written.
+const LOT_FILES: usize = 256;
 const LOT_BYTES: u64 = 8 << 20;
 /// Lots that are being written at once.
 const LOTS_AT_ONCE: usize = 2;
+/// Blocks up to this many bytes are held apart from the message that they came in, which may be larger by far.
+const DETACHED_BYTES_MAX: usize = 16 << 10;
+/// Entries that may wait in random order; what comes on top is taken first, so that directories of directories do not all
+/// lie in memory before the first of their files has come. Some 250 bytes each.
+const SHUFFLED_MAX: usize = 1 << 18;
 /// Bytes of blocks of directories, links and inner nodes that go to the index together.
 const NODES_BYTES: usize = 2 << 20;
 /// How long a round over what nobody had is at least.
 const ROUND_PAUSE: Duration = Duration::from_secs(1);
 /// The length of a block that nothing is known of, for the window.
 const BLOCK_BYTES_HINT: u64 = 256 << 10;
+
+/// Links that were not made and are told by name.
+const LEFT_OUT_NAMED: usize = 20;
 
 /// A folder under way.
 struct Folder<'a> {
@@ -78,10 +86,9 @@ struct Folder<'a> {
     /// Bytes of blocks asked for, of files in `gathering`, in `lot` and in `lots`.
     held: u64,
     part: Part,
-    lot: Vec<WholeFile>,
+    /// Files that are whole, each with its part of `held`.
+    lot: VecDeque<(WholeFile, u64)>,
     lot_bytes: u64,
-    /// What of `held` is in the lot.
-    lot_held: u64,
     nodes: Vec<Block>,
     nodes_bytes: usize,
     lots: FuturesUnordered<JoinHandle<Result<Landed, Failure>>>,
@@ -89,6 +96,8 @@ struct Folder<'a> {
     running: FuturesUnordered<BoxFuture<'a, Result<(), Failure>>>,
     links: Vec<Link>,
     folders: Vec<(PathBuf, Restore)>,
+    /// Whether anything in it is wanted, or has come in earlier attempts.
+    selected: bool,
     /// What was discovered, for the status and the collection's record.
     files: u64,
     bytes: u64,
@@ -142,9 +151,8 @@ impl Work<'_> {
             next_gathering: 0,
             held: 0,
             part: self.share.take(),
-            lot: Vec::new(),
+            lot: VecDeque::new(),
             lot_bytes: 0,
-            lot_held: 0,
             nodes: Vec::new(),
             nodes_bytes: 0,
             lots: FuturesUnordered::new(),
@@ -152,6 +160,7 @@ impl Work<'_> {
             running: FuturesUnordered::new(),
             links: Vec::new(),
             folders: Vec::new(),
+            selected: begun.resumed,
             files: 0,
             bytes: 0,
             discovery,
@@ -211,7 +220,9 @@ impl Folder<'_> {
     fn feed(&mut self, session: &Session) -> Result<(), Failure> {
         self.next_round(session)?;
         while self.has_room() && !self.todo.is_empty() {
-            let entry = self.todo.swap_remove(rand::rng().random_range(0..self.todo.len()));
+            let last = self.todo.len() - 1;
+            let entry =
+                self.todo.swap_remove(if last < SHUFFLED_MAX { rand::rng().random_range(0..=last) } else { last });
             let path = entry.path.join_onto(self.land.base());
             if let Some(bytes) = self.complete.get(&path).copied() {
                 self.recount(&entry, bytes);
@@ -228,6 +239,7 @@ impl Folder<'_> {
         self.wanted.len() < WANTS_MAX
             && self.held < self.part.of(self.work.pull.options.fetch.window_bytes)
             && self.large.len() < LARGE_AT_ONCE
+            && self.lot.len() < LOTS_AT_ONCE * LOT_FILES
     }
 
     /// Gets a block: from its own CID, from the index and the files here, or from the swarm.
@@ -263,10 +275,19 @@ impl Folder<'_> {
         self.work.touch();
         self.work.set_message(None);
         self.round.1 = true;
+        let detached = (block.bytes().len() <= DETACHED_BYTES_MAX).then(|| block.detached());
+        let block = detached.as_ref().unwrap_or(block);
         self.fresh.insert(block);
         for wanted in self.wanted.remove(&widen(block.cid())).unwrap_or_default() {
             let Some(block) = block.renamed(&wanted.block().0) else { continue };
-            self.give(session, wanted, &block)?;
+            match wanted {
+                // Hundreds of directories may be one and the same.
+                Wanted::Entry(entry) if self.todo.len() >= SHUFFLED_MAX => {
+                    self.held -= Wanted::Entry(entry.clone()).block().1;
+                    self.todo.push(entry);
+                }
+                wanted => self.give(session, wanted, &block)?,
+            }
         }
         Ok(())
     }
@@ -309,7 +330,10 @@ impl Folder<'_> {
     fn entry_came(&mut self, entry: Entry, block: Block) -> Result<Vec<Wanted>, Failure> {
         match self.discovery.entry(&entry, &block)? {
             Seen::Directory(contents) => {
-                self.bytes = self.bytes.saturating_sub(entry.expected);
+                // Only what is selected was counted.
+                if entry.selected {
+                    self.bytes = self.bytes.saturating_sub(entry.expected);
+                }
                 let path = entry.path.join_onto(self.land.base());
                 if entry.selected {
                     tokio::task::block_in_place(|| self.land.make_folder(&path)).map_err(from_write)?;
@@ -321,7 +345,7 @@ impl Folder<'_> {
             Seen::Symlink { target } if entry.selected => {
                 self.recount(&entry, 0);
                 self.count_file();
-                self.links.push(Link { inside: link_is_inside(&entry.path, &target), path: entry.path, target });
+                self.links.push(Link { path: entry.path, target });
                 self.keep(block);
                 Ok(Vec::new())
             }
@@ -348,8 +372,10 @@ impl Folder<'_> {
                 .map_err(|e| Failure::new("bad-name", format!("{}: {e}", entry.path)))?;
         }
         let selected = contents.entries.iter().filter(|entry| entry.selected);
-        self.bytes += selected.clone().map(|entry| entry.expected).sum::<u64>();
+        // What directories claim of their entries may be anything.
+        self.bytes = selected.clone().map(|entry| entry.expected).fold(self.bytes, u64::saturating_add);
         let (bytes, files) = (self.bytes, selected.count() as u64);
+        self.selected |= files > 0;
         self.work.update(|status| {
             status.total_bytes = bytes;
             status.total_files += files;
@@ -399,15 +425,16 @@ impl Folder<'_> {
     /// A small file has all its bytes.
     fn whole(&mut self, entry: Entry, gather: Gather) {
         let restore = if self.work.pull.request.no_preserve { Restore::default() } else { preserved(gather.root()) };
-        self.lot_held += gather.held();
+        let held = gather.held();
         let Gathered { pieces, leaves, wrap, nodes } = gather.finish();
         nodes.into_iter().for_each(|node| self.keep(node));
         let member = Member { collection: self.collection, entry: self.next_member };
         self.next_member += 1;
         let path = entry.path.join_onto(self.land.base());
-        self.lot_bytes += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
         let replace = self.work.pull.request.into_existing;
-        self.lot.push(WholeFile { path, member, root: entry.cid, pieces, leaves, wrap, restore, replace });
+        let whole = WholeFile { path, member, root: entry.cid, pieces, leaves, wrap, restore, replace };
+        self.lot_bytes += whole.len();
+        self.lot.push_back((whole, held));
     }
 
     /// Hands lots to the disk: full ones at once, the rest when nothing else is coming.
@@ -418,10 +445,12 @@ impl Folder<'_> {
         if nothing || self.lots.len() >= LOTS_AT_ONCE || !(full || idle) {
             return;
         }
-        let (lot, nodes) = (std::mem::take(&mut self.lot), std::mem::take(&mut self.nodes));
-        let held = std::mem::take(&mut self.lot_held);
-        (self.lot_bytes, self.nodes_bytes) = (0, 0);
-        let (store, mut land) = (self.work.pull.store.clone(), self.land.clone());
+        let (lot, held): (Vec<WholeFile>, Vec<u64>) = self.lot.drain(..self.lot.len().min(LOT_FILES)).unzip();
+        let held = held.iter().sum();
+        self.lot_bytes -= lot.iter().map(WholeFile::len).sum::<u64>();
+        let nodes = std::mem::take(&mut self.nodes);
+        self.nodes_bytes = 0;
+        let (store, land) = (self.work.pull.store.clone(), self.land.clone());
         let landing = self.work.pull.landing.clone();
         self.lots.push(tokio::task::spawn_blocking(move || {
             let _landing = landing.read().unwrap_or_else(PoisonError::into_inner);
@@ -433,7 +462,7 @@ impl Folder<'_> {
             let mut cids: Vec<Cid> = leaves.map(|leaf| Cid::new_v1(RAW, leaf.multihash)).collect();
             cids.extend(nodes.iter().map(|node| *node.cid()));
             let files = lot.into_iter().map(|whole| {
-                let bytes = whole.pieces.iter().map(|piece| piece.len() as u64).sum();
+                let bytes = whole.len();
                 (whole.path, whole.root, bytes)
             });
             Ok(Landed { files: files.collect(), cids, bytes: held })
@@ -462,7 +491,7 @@ impl Folder<'_> {
             let member = Member { collection: self.collection, entry: self.next_member };
             self.next_member += 1;
             let target = Target { root: entry.cid, output, member: Some(member), top: Some(top), known };
-            let (work, mut land) = (self.work, self.land.clone());
+            let (work, land) = (self.work, self.land.clone());
             self.running.push(Box::pin(async move {
                 let path = target.output.clone();
                 blocking({
@@ -493,7 +522,8 @@ impl Folder<'_> {
 
     /// Asks again for what was parked once all else is done, at once if anything has come in this round.
     fn next_round(&mut self, session: &Session) -> Result<(), Failure> {
-        let idle = self.todo.is_empty() && self.wanted.is_empty() && self.running.is_empty();
+        // Large files that go on meanwhile do not matter: it may be them who wait for ever.
+        let idle = self.todo.is_empty() && self.wanted.is_empty();
         if idle && !self.parked.is_empty() && (self.round.1 || self.round.0.elapsed() >= ROUND_PAUSE) {
             if !self.round.1
                 && let Some(wanted) = self.parked.first()
@@ -530,7 +560,7 @@ impl Folder<'_> {
 
     /// What was expected of an entry turned out to be `bytes`.
     fn recount(&mut self, entry: &Entry, bytes: u64) {
-        self.bytes = (self.bytes + bytes).saturating_sub(entry.expected);
+        self.bytes = self.bytes.saturating_add(bytes).saturating_sub(entry.expected);
         let total = self.bytes;
         self.work.update(|status| status.total_bytes = total);
     }
@@ -541,10 +571,32 @@ impl Folder<'_> {
         self.work.update(|status| status.done_files = files);
     }
 
+    /// Nothing of the folder is selected: takes back what was begun.
+    async fn give_up_nothing(self) -> Result<(), Failure> {
+        let (store, collection) = (self.work.pull.store.clone(), self.collection);
+        let base = (!self.work.pull.request.into_existing).then(|| self.land.base().to_path_buf());
+        blocking(move || {
+            store.forget_collection(collection).map_err(|e| from_store(&e))?;
+            // Whatever somebody has put in it meanwhile stays.
+            let _ = base.map(std::fs::remove_dir);
+            Ok(())
+        })
+        .await?;
+        let globs = self.work.pull.request.select.join(" ");
+        let message = format!(
+            "nothing in {} matches --select {globs}: paths are given from the folder's top, `bitshoal ls` shows them",
+            self.work.pull.request.cid
+        );
+        Err(Failure::new("nothing-selected", message))
+    }
+
     /// Everything is in its place but links, times and permissions of folders.
     async fn finish(self, root: Cid) -> Result<(), Failure> {
         if !self.discovery.is_settled() {
             return Err(Failure::new("bug", "a sharded folder ended before all its shards had come"));
+        }
+        if !self.selected && !self.work.pull.request.select.is_empty() {
+            return self.give_up_nothing().await;
         }
         let (store, land, preserve) = (self.work.pull.store.clone(), self.land, !self.work.pull.request.no_preserve);
         let (collection, bytes, files) = (self.collection, self.bytes, self.files);
@@ -587,11 +639,13 @@ struct Begun {
     land: Land,
     complete: HashMap<PathBuf, u64>,
     begun: HashMap<PathBuf, FileRecord>,
+    /// Whether there was one already.
+    resumed: bool,
 }
 
 /// Makes the folder and its collection, or finds what an earlier attempt has left of them.
 fn begin(store: &Store, root: &Cid, output: PathBuf, into_existing: bool) -> Result<Begun, Failure> {
-    let found = store.unfinished_collection(root, &output).map_err(|e| from_store(&e))?;
+    let found = store.resume_collection(root, &output).map_err(|e| from_store(&e))?;
     let may_exist = found.is_some() || into_existing;
     let there = output.symlink_metadata();
     if there.as_ref().is_ok_and(|there| !may_exist || !there.is_dir()) {
@@ -614,7 +668,7 @@ fn begin(store: &Store, root: &Cid, output: PathBuf, into_existing: bool) -> Res
     let mut sort = |file: FileRecord| {
         next_member = next_member.max(file.member.map_or(0, |member| member.entry + 1));
         match file.state {
-            FileState::Complete if file.path.exists() => drop(complete.insert(file.path, file.len)),
+            FileState::Complete if is_as_it_was(&file) => drop(complete.insert(file.path, file.len)),
             FileState::Partial => drop(begun.insert(file.final_path.clone(), file)),
             _ => lost.push(file.id),
         }
@@ -624,7 +678,12 @@ fn begin(store: &Store, root: &Cid, output: PathBuf, into_existing: bool) -> Res
     for file in lost {
         store.forget_file(file).map_err(|e| from_store(&e))?;
     }
-    Ok(Begun { collection, next_member, land: Land::new(output), complete, begun })
+    Ok(Begun { collection, next_member, land: Land::new(output), complete, begun, resumed: found.is_some() })
+}
+
+/// Whether the file is there and looks as when we last knew its bytes. What does not is compared with what it should be.
+fn is_as_it_was(file: &FileRecord) -> bool {
+    file.trouble.is_none() && crate::store::stamp_at(&file.path).is_ok_and(|now| file.stamp == Some(now))
 }
 
 fn restore_of(contents: &Contents) -> Restore {
@@ -632,10 +691,12 @@ fn restore_of(contents: &Contents) -> Restore {
     Restore { mode: contents.metadata.mode, mtime }
 }
 
+/// Names the links that were not made, the first of many.
 fn left_out_text(left_out: &[(PathBuf, String)]) -> String {
-    let (path, why) = &left_out[0];
-    match left_out.len() - 1 {
-        0 => format!("the link {} was not made: {why}", path.display()),
-        more => format!("the link {} was not made: {why}; nor were {more} others", path.display()),
+    let named = left_out.iter().take(LEFT_OUT_NAMED).map(|(path, why)| format!("{} ({why})", path.display()));
+    let text = format!("links that were not made: {}", named.collect::<Vec<_>>().join(", "));
+    match left_out.len().saturating_sub(LEFT_OUT_NAMED) {
+        0 => text,
+        more => format!("{text}, and {more} others"),
     }
 }

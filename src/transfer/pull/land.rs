@@ -3,21 +3,25 @@
 //! Names are safe already ([`crate::dag::path`]). What is left to the disk: a directory on the way may be a link that
 //! somebody else has put there, and every one is looked at before it is gone through for the first time. Links of the
 //! pulled tree are made last, when nothing is written any more, and only those that stay inside.
+//! What clones have looked at or made, all of them know.
 
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
-use crate::dag::path::SafePath;
+use crate::dag::path::{SafePath, link_is_inside};
 use crate::platform;
 use crate::store::{Restore, WriteError};
 
-/// A folder on the disk. Clones share nothing but the place.
+use super::lock;
+
+/// A folder on the disk.
 #[derive(Debug, Clone)]
 pub(super) struct Land {
     base: PathBuf,
     /// Directories below it that were looked at, or made.
-    known: HashSet<PathBuf>,
+    known: Arc<Mutex<HashSet<PathBuf>>>,
 }
 
 /// A symbolic link to be made.
@@ -27,14 +31,12 @@ pub(super) struct Link {
     pub(super) path: SafePath,
     /// Where it points.
     pub(super) target: Vec<u8>,
-    /// Whether it stays in the folder.
-    pub(super) inside: bool,
 }
 
 impl Land {
     /// The folder at `base`, which is there.
     pub(super) fn new(base: PathBuf) -> Self {
-        Self { known: HashSet::from([base.clone()]), base }
+        Self { known: Arc::new(Mutex::new(HashSet::from([base.clone()]))), base }
     }
 
     pub(super) fn base(&self) -> &Path {
@@ -47,13 +49,13 @@ impl Land {
     }
 
     /// Makes the folder that `path` lies in, and those above it.
-    pub(super) fn make_folder_of(&mut self, path: &Path) -> Result<(), WriteError> {
+    pub(super) fn make_folder_of(&self, path: &Path) -> Result<(), WriteError> {
         path.parent().map_or(Ok(()), |parent| self.make_folder(parent))
     }
 
     /// Makes a folder below this one, and those above it; none of them may be a link.
-    pub(super) fn make_folder(&mut self, path: &Path) -> Result<(), WriteError> {
-        if self.known.contains(path) {
+    pub(super) fn make_folder(&self, path: &Path) -> Result<(), WriteError> {
+        if self.knows(path) {
             return Ok(());
         }
         debug_assert!(path.starts_with(&self.base), "paths are safe");
@@ -66,21 +68,25 @@ impl Land {
             }
             made => made.map_err(WriteError::io(path))?,
         }
-        self.known.insert(path.to_path_buf());
+        lock(&self.known).insert(path.to_path_buf());
         Ok(())
+    }
+
+    fn knows(&self, folder: &Path) -> bool {
+        lock(&self.known).contains(folder)
     }
 
     /// Makes the links that stay inside, and gives those that it left out, with the reason.
     pub(super) fn make_links(&self, links: &[Link]) -> Result<Vec<(PathBuf, String)>, WriteError> {
-        let mut land = self.clone();
         let mut left_out = Vec::new();
+        let is_folder = |at: &SafePath| self.knows(&at.join_onto(&self.base));
         for link in links {
             let path = link.path.join_onto(&self.base);
-            if !link.inside {
-                left_out.push((path, "it points outside of the folder".to_owned()));
+            if !link_is_inside(&link.path, &link.target, &is_folder) {
+                left_out.push((path, "it may point outside of the folder".to_owned()));
                 continue;
             }
-            land.make_folder_of(&path)?;
+            self.make_folder_of(&path)?;
             match platform::make_link(&link.target, &path) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -121,7 +127,7 @@ mod tests {
         std::fs::create_dir(&base).unwrap();
         std::fs::create_dir(&outside).unwrap();
         std::os::unix::fs::symlink(&outside, base.join("trap")).unwrap();
-        let mut land = Land::new(base.clone());
+        let land = Land::new(base.clone());
         let refused = land.make_folder_of(&base.join("trap/inner/file"));
         assert!(matches!(refused, Err(WriteError::Exists(path)) if path == base.join("trap")));
         assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);

@@ -220,8 +220,10 @@ fn unfinished(store: &Store, root: &Cid, output: &Path) -> Result<Option<FileRec
     }
 }
 
-/// Whether an earlier pull to this path can be gone on with, whatever its root is.
-fn is_unfinished(store: &Store, output: &Path) -> Result<bool, Failure> {
+/// Whether an earlier pull to this path can be gone on with: an unfinished one, whatever its root is, and a folder that is
+/// complete, which may lack what was not selected or is gone since. Where a path is asked for, what it leads to is not
+/// known yet, and any complete folder may be that.
+fn is_begun(store: &Store, output: &Path, asked: &resolve::Path) -> Result<bool, Failure> {
     let files = store.single_files().map_err(|e| from_store(&e))?;
     let roots: Vec<Cid> = files.iter().filter(|file| file.final_path == output).filter_map(|file| file.root).collect();
     for root in roots {
@@ -230,17 +232,25 @@ fn is_unfinished(store: &Store, output: &Path) -> Result<bool, Failure> {
         }
     }
     let folders = store.collections().map_err(|e| from_store(&e))?;
-    Ok(folders.iter().any(|found| found.state == CollectionState::Partial && found.path.as_deref() == Some(output)))
+    Ok(folders.iter().any(|found| {
+        let may_be = match found.state {
+            CollectionState::Partial => true,
+            CollectionState::Complete => !asked.names.is_empty() || found.root == Some(asked.root),
+            _ => false,
+        };
+        may_be && found.path.as_deref() == Some(output)
+    }))
 }
 
-/// Where a pull goes that was sent to a folder: into it, unless the folder is what an earlier attempt has made.
+/// Where a pull goes that was sent to a folder: into it, unless the folder is what an earlier pull of the same has made.
 ///
 /// # Errors
-/// Those of the index.
+/// `not-a-cid`, and those of the index.
 pub fn settle_output(store: &Store, request: &mut GetRequest) -> Result<(), Failure> {
     let Some(name) = request.name_in_folder.take() else { return Ok(()) };
+    let asked = resolve::Path::parse(&request.cid)?;
     let output = &mut request.output.0;
-    if output.is_dir() && !request.into_existing && !is_unfinished(store, output)? {
+    if output.is_dir() && !request.into_existing && !is_begun(store, output, &asked)? {
         output.push(name);
     }
     Ok(())
@@ -252,7 +262,7 @@ pub fn settle_output(store: &Store, request: &mut GetRequest) -> Result<(), Fail
 /// `path-exists`, `part-exists`, `parent-missing`, `not-a-file`.
 pub fn check_output(store: &Store, request: &GetRequest) -> Result<(), Failure> {
     let output = &request.output.0;
-    if is_unfinished(store, output)? {
+    if is_begun(store, output, &resolve::Path::parse(&request.cid)?)? {
         return Ok(());
     }
     match output.parent() {

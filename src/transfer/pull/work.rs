@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::block::{Block, Cid, DAG_PB, RAW};
 use crate::dag::directory::{DirError, Found, look};
+use crate::dag::path::{Rules, SafePath, link_is_inside};
 use crate::dag::walk::WalkError;
 use crate::node::{Reporter, Session, SessionReport};
 use crate::platform;
@@ -103,7 +104,8 @@ impl<'a> Work<'a> {
         let mut top = None;
         while begun.is_none() && top.is_none() && root.codec() == DAG_PB {
             let block = obtain(&self.pull.store, session, &root, &mut |notice| self.notice(notice)).await?;
-            match look(&root, block.bytes()).map_err(|e| bad_directory(&root, &e))? {
+            let found = look(&root, block.bytes()).map_err(|e| bad_directory(&root, &e))?;
+            match found {
                 Found::Metadata { file } => root = file,
                 Found::Directory(_) | Found::Shard(_) => return self.bring_folder(session, block, output).await,
                 Found::Symlink { target, .. } => return self.make_link(block, &target, output).await,
@@ -111,11 +113,24 @@ impl<'a> Work<'a> {
                 Found::Other(kind) => return Err(from_walk(&root, WalkError::NotAFile(kind))),
             }
         }
+        if !self.pull.request.select.is_empty() {
+            let message = format!("--select is for folders; {} is a file", self.pull.request.cid);
+            return Err(Failure::new("bad-option", message));
+        }
         let target = Target { root, output, member: None, top, known: None };
         self.bring_file(session, target).await.map(|_| ())
     }
 
     async fn make_link(&self, block: Block, target: &[u8], output: PathBuf) -> Result<(), Failure> {
+        let name = Rules::native().component(b"link").and_then(|name| Ok(SafePath::root(Rules::native()).join(&name)));
+        if !matches!(name, Ok(Ok(at)) if link_is_inside(&at, target, &|_| false)) {
+            let message = format!(
+                "{} is a symbolic link to {}, which lies elsewhere: such a link is not made",
+                block.cid(),
+                String::from_utf8_lossy(target)
+            );
+            return Err(Failure::new("link-outside", message));
+        }
         let (store, target) = (self.pull.store.clone(), target.to_vec());
         blocking(move || {
             platform::make_link(&target, &output).map_err(|e| from_write(WriteError::io(&output)(e)))?;
