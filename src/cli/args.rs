@@ -303,7 +303,7 @@ pub struct GetArgs {
 /// Flags of `pin`.
 #[derive(Debug, Clone, Args)]
 pub struct PinArgs {
-    /// The root: CID, or CID/path/in/it
+    /// The root: CID, or CID/path/in/it through folders of files
     pub cid: String,
     /// Connect to this peer for it, with /p2p/ID
     #[arg(long, value_name = "MULTIADDR")]

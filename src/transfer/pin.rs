@@ -16,6 +16,7 @@ use crate::store::{CollectionState, NewCollection, Store};
 use super::failure::{Failure, from_store};
 use super::plan::widen;
 use super::resolve::{Path, resolve};
+use super::verify::Verdict;
 
 /// Blocks that are asked for at once.
 const BLOCKS_IN_FLIGHT: usize = 128;
@@ -126,6 +127,41 @@ pub(super) async fn pin(
     }
     store.finish_collection(id, &root, pinned.bytes, pinned.blocks).map_err(|e| from_store(&e))?;
     Ok(pinned)
+}
+
+/// Hashes every block of a pin again. `bad` gets the name and the length of each that is damaged, or gone with all below
+/// it; `progress`, told bytes so far, ends it with false.
+///
+/// # Errors
+/// `cancelled`, and those of the index.
+pub(super) fn verify(
+    store: &Store,
+    root: &Cid,
+    bad: &mut dyn FnMut(&Cid, u64),
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> Result<Verdict, Failure> {
+    let (mut queue, mut seen) = (vec![*root], HashSet::from([short(root)]));
+    let mut verdict = Verdict::default();
+    while let Some(cid) = queue.pop() {
+        let found = match known_content(&cid) {
+            Some(content) => Some(content),
+            None => store.node(&widen(&cid)).map_err(|e| from_store(&e))?,
+        };
+        // What is gone counts as one byte: nothing tells how long it was.
+        let length = found.as_ref().map_or(1, |bytes| bytes.len() as u64);
+        verdict.bytes += if identity_content(&cid).is_none() { length } else { 0 };
+        match found.and_then(|bytes| Block::verify(&cid, bytes).ok()) {
+            Some(block) => follow(&block, &mut queue, &mut seen)?,
+            None => {
+                verdict.bad_bytes += length;
+                bad(&cid, length);
+            }
+        }
+        if !progress(verdict.bytes) {
+            return Err(Failure::new("cancelled", "the verification was given up"));
+        }
+    }
+    Ok(verdict)
 }
 
 /// A block that is here, and whether it is among the nodes. One that lies in a user's file is copied: the file may go.

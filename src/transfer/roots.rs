@@ -4,11 +4,12 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::block::parse_cid;
+use crate::block::{Cid, parse_cid};
 use crate::store::{CollectionRecord, CollectionState, FileId, FileRecord, FileState, Store};
 
 use super::api::{Event, RootInfo, WirePath};
 use super::failure::{Failure, from_store};
+use super::pin;
 use super::plan::Tree;
 use super::verify::{Verdict, verify as verify_file};
 
@@ -101,7 +102,7 @@ pub(super) fn verify(
     Ok(verified)
 }
 
-/// Re-hashes every file of a collection. One that cannot be read is bad as a whole.
+/// Re-hashes every file of a collection, or every block of a pin. A file that cannot be read is bad as a whole.
 fn verify_collection(
     store: &Store,
     collection: &CollectionRecord,
@@ -109,6 +110,13 @@ fn verify_collection(
     progress: &mut dyn FnMut(&Path, u64, u64) -> bool,
 ) -> Result<Verdict, Failure> {
     let shown = collection.path.clone().unwrap_or_default();
+    if let (None, Some(root)) = (&collection.path, &collection.root) {
+        let mut bad = |cid: &Cid, length| {
+            let path = Some(WirePath(PathBuf::from(cid.to_string())));
+            bad(Event::Bad { path, offset: 0, length });
+        };
+        return pin::verify(store, root, &mut bad, &mut |done| progress(&shown, done, collection.size));
+    }
     let mut sum = Verdict::default();
     let mut after = None;
     loop {

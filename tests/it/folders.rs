@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use bitshoal::block::{Block, Cid, Prefix, RAW};
 use bitshoal::dag::dagpb::{Link, Node, encode};
 use bitshoal::dag::unixfs::{Data, Kind};
-use bitshoal::store::{Options, Store};
+use bitshoal::store::{NewCollection, Options, Store};
 use bytes::Bytes;
 
-use crate::support::{Repo, noise};
+use crate::support::{Repo, json_lines, noise};
 #[cfg(unix)]
 use crate::support::{bounded, stderr};
 
@@ -547,11 +547,26 @@ fn a_dag_of_any_codec_is_pinned_and_served() {
     assert_eq!((json.to_bytes().len(), git.to_bytes().len()), (37, 36));
     let long = [&[0xd8, 0x2a, 0x58, 0x26, 0x00][..], &json.to_bytes()].concat();
     let (root, top) = seal(0x71, [&[0x83][..], &long, &link(&git), &[7]].concat());
-    Store::open(&publisher.path, Options::default()).unwrap().put_nodes(&[leaf, middle, top]).unwrap();
+    Store::open(&publisher.path, Options::default()).unwrap().put_nodes(&[leaf, middle, top.clone()]).unwrap();
     let from = publisher.daemon();
+    {
+        // What says that it is whole, and is not.
+        let store = Store::open(&third.path, Options::default()).unwrap();
+        store.put_nodes(&[top]).unwrap();
+        let hollow = NewCollection { root: Some(root), path: None, partial: true };
+        let hollow = store.begin_collection(&hollow).unwrap();
+        store.finish_collection(hollow, &root, 9, 3).unwrap();
+    }
     let root = root.to_string();
+    let said = third.run(&["verify", &root]);
+    assert!(!said.status.success());
+    assert!(json_lines(&said.stdout).iter().any(|event| event["path"].as_str() == Some(&*git.to_string())));
+    third.ask(&["rm", &root]);
     let said = reader.ask(&["pin", &root, "--peer", from.address(), "--timeout", "60s"]);
     assert_eq!(said.last().unwrap()["blocks"], 3);
+    let verified = reader.ask(&["verify", &root]);
+    let last = verified.last().unwrap();
+    assert_eq!((&last["bad_bytes"], last["bytes"].as_u64()), (&0.into(), said.last().unwrap()["bytes"].as_u64()));
     from.kill();
     assert_eq!(reader.ask(&["ls"])[0]["cid"].as_str(), Some(&*root));
     let to = reader.daemon();
