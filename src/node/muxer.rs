@@ -5,10 +5,11 @@
 //!
 //! - What a peer may make us hold for one connection. There it is 1 GiB; here it is [`WINDOW_BYTES_MAX`].
 //! - How data is cut up. There each 16 KiB go to TLS as two writes, 12 bytes of header and the rest, and each write is a
-//!   TLS record and a system call; here frames are larger and are gathered before they are written.
+//!   TLS record and a system call; here frames are larger, and a header goes with its data ([`join`]).
 //!
 //! And it reads longer frames than the crate `yamux` would ([`reframe`]).
 
+mod join;
 mod reframe;
 
 use std::collections::VecDeque;
@@ -18,8 +19,8 @@ use std::iter::{Once, once};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
-use futures::io::BufWriter;
 use futures::{AsyncRead, AsyncWrite};
+use join::Join;
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 use reframe::Reframe;
@@ -40,9 +41,6 @@ const WINDOW_BYTES_MAX: usize = STREAMS_MAX as usize * DEFAULT_CREDIT as usize +
 /// Data of one frame, in bytes. Go sends as much; a ping waits half a millisecond behind it at 1 Gbit/s.
 const FRAME_BYTES: usize = 64 * 1024;
 
-/// Frames that are gathered into one write, in bytes: a frame of data and small ones around it.
-const WRITE_BYTES: usize = FRAME_BYTES + 4096;
-
 /// Streams that a peer has opened and nobody has taken yet. Further ones are reset.
 const WAITING_MAX: usize = STREAMS_MAX as usize;
 
@@ -53,7 +51,7 @@ pub(crate) struct Config;
 /// A multiplexed connection.
 #[derive(Debug)]
 pub(crate) struct Muxer<C> {
-    connection: Connection<BufWriter<Reframe<C>>>,
+    connection: Connection<Join<Reframe<C>>>,
     /// Streams that came while the connection was driven for other reasons.
     waiting: VecDeque<yamux::Stream>,
     /// Who waits for a stream.
@@ -67,7 +65,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin + 'static> Muxer<C> {
         config.set_max_num_streams(STREAMS_MAX as usize);
         config.set_max_connection_receive_window(Some(WINDOW_BYTES_MAX));
         config.set_split_send_size(FRAME_BYTES);
-        let socket = BufWriter::with_capacity(WRITE_BYTES, Reframe::new(socket));
+        let socket = Join::new(Reframe::new(socket));
         Self { connection: Connection::new(socket, config, mode), waiting: VecDeque::new(), waker: None }
     }
 

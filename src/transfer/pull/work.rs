@@ -122,7 +122,7 @@ impl<'a> Work<'a> {
     }
 
     async fn make_link(&self, block: Block, target: &[u8], output: PathBuf) -> Result<(), Failure> {
-        let name = Rules::native().component(b"link").and_then(|name| Ok(SafePath::root(Rules::native()).join(&name)));
+        let name = Rules::native().component(b"link").map(|name| SafePath::root(Rules::native()).join(&name));
         if !matches!(name, Ok(Ok(at)) if link_is_inside(&at, target, &|_| false)) {
             let message = format!(
                 "{} is a symbolic link to {}, which lies elsewhere: such a link is not made",
