@@ -293,3 +293,32 @@ fn jobs_and_nodes_stay() {
         assert_eq!(store.has(block.cid().hash()).unwrap(), Some(400_000));
     }
 }
+
+/// Bytes go from the file into a buffer that comes back, and are what is sent: no memory is taken for each block.
+#[test]
+fn blocks_in_turn_are_read_into_one_buffer() {
+    const LARGE: usize = 1 << 20;
+    for reader in [ReaderKind::Mmap, ReaderKind::Pread, ReaderKind::Direct] {
+        let place = Place::new();
+        let store = Store::open(&place.repo(), Options { reader, ..Options::default() }).unwrap();
+        let data = content(11, LARGE * 24);
+        std::fs::write(place.path("f"), &data).unwrap();
+        let source = SourceFile::open(&place.path("f")).unwrap();
+        let file = store.register(&NewFile::in_place(&source)).unwrap();
+        let places = (0..).zip(data.chunks(LARGE)).map(|(leaf, chunk)| {
+            let place =
+                LeafPlace { file, leaf, offset: leaf * LARGE as u64, len: chunk.len() as u32, wrap: Vec::new() };
+            (hash(chunk), place)
+        });
+        store.put_refs(file, &mut places.collect()).unwrap();
+        store.activate(file, Activation { root: block(b"root").cid(), leaves: 24, extents: &[0] }).unwrap();
+        let mut buffers = std::collections::BTreeSet::new();
+        for chunk in data.chunks(LARGE) {
+            let read = store.read(&hash(chunk)).unwrap().unwrap();
+            assert_eq!(read, chunk);
+            buffers.insert(read.as_ptr());
+        }
+        assert_eq!(buffers.len(), 1, "{reader:?}");
+        assert!(store.memory().idle_bytes < 2 * LARGE as u64);
+    }
+}
