@@ -99,5 +99,5 @@ pub fn stamp_at(path: &Path) -> std::io::Result<Stamp> {
 pub fn resident_bytes(path: &Path) -> std::io::Result<u64> {
     let file = std::fs::File::open(path)?;
     let len = file.metadata()?.len();
-    Ok(platform::resident_bytes(&file, len))
+    Ok(platform::cached_bytes(&file, len).unwrap_or(len))
 }

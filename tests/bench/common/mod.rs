@@ -1,5 +1,9 @@
-//! What the benchmarks share: arguments, generated files, daemons of this binary, memory samples.
+//! What the benchmarks share: arguments, generated files, daemons of this binary, memory samples and their charts.
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
+
+pub mod cgroup;
+pub mod chart;
+pub mod samples;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,6 +12,8 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use cgroup::Group;
 
 /// `--name value` pairs of the command line; what cargo itself adds is left out.
 pub struct Arguments(Vec<(String, String)>);
@@ -30,6 +36,17 @@ impl Arguments {
     pub fn values(&self, name: &str) -> Vec<String> {
         self.0.iter().filter(|(given, _)| given == name).map(|(_, value)| value.clone()).collect()
     }
+}
+
+/// A folder on a disk, not in memory, where files may go for a while.
+pub fn disk_folder(arguments: &Arguments) -> PathBuf {
+    arguments.value("dir").unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").to_owned()).into()
+}
+
+/// The folder for what stays.
+pub fn out_folder(arguments: &Arguments) -> PathBuf {
+    let given = arguments.value("out").map(PathBuf::from);
+    given.unwrap_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench"))
 }
 
 /// `4GiB`, `256MiB`, or plain bytes.
@@ -125,6 +142,11 @@ pub struct Daemon {
 impl Daemon {
     /// `transport`: tls, noise, quic (all in an open swarm) or private.
     pub fn start(repo: &Path, transport: &str, key: Option<&Path>) -> Self {
+        Self::start_with(repo, transport, key, "", None)
+    }
+
+    /// As [`Daemon::start`], with more lines for node.toml, in a control group.
+    pub fn start_with(repo: &Path, transport: &str, key: Option<&Path>, lines: &str, group: Option<&Group>) -> Self {
         let mut init = program(repo);
         init.args(["--quiet", "init"]);
         match (transport, key) {
@@ -137,13 +159,20 @@ impl Daemon {
             }
         }
         assert!(init.stdout(Stdio::null()).status().unwrap().success());
-        if matches!(transport, "tls" | "noise") {
-            let config = repo.join("node.toml");
-            let text = std::fs::read_to_string(&config).unwrap();
-            std::fs::write(&config, format!("security = \"{transport}\"\n{text}")).unwrap();
-        }
+        let security = match transport {
+            "tls" | "noise" => format!("security = \"{transport}\"\n"),
+            _ => String::new(),
+        };
+        let config = repo.join("node.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(&config, format!("{security}{lines}\n{text}")).unwrap();
         let listen = if transport == "quic" { "/ip4/127.0.0.1/udp/0/quic-v1" } else { "/ip4/127.0.0.1/tcp/0" };
-        let mut child = Lines::spawn(program(repo).args(["daemon", "--listen", listen]));
+        let mut command = program(repo);
+        command.args(["daemon", "--listen", listen]);
+        if let Some(group) = group {
+            command = group.enter(&command);
+        }
+        let mut child = Lines::spawn(&mut command);
         let mut address = String::new();
         loop {
             let line = child.next();
@@ -179,6 +208,42 @@ pub fn warm(path: &Path) {
     let mut file = std::fs::File::open(path).unwrap();
     let mut buffer = vec![0; 1 << 20];
     while file.read(&mut buffer).unwrap() > 0 {}
+}
+
+/// Lets a file leave the page cache, where the system can be told to.
+pub fn drop_cache(path: &Path) {
+    let file = std::fs::File::open(path).unwrap();
+    file.sync_all().unwrap();
+    #[cfg(target_os = "linux")]
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
+
+/// Reads a byte here and there of what the page cache has of a file, so that it counts as in use, and nothing from the
+/// disk.
+pub fn use_cached(path: &Path) {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::io::{ReadWriteFlags, preadv2};
+        let file = std::fs::File::open(path).unwrap();
+        for offset in (0..file.metadata().unwrap().len()).step_by(32 << 10) {
+            let _ = preadv2(&file, &mut [std::io::IoSliceMut::new(&mut [0])], offset, ReadWriteFlags::NOWAIT);
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = path;
+}
+
+/// The share of a file that is in the page cache, in percent.
+pub fn cached_percent(path: &Path) -> f64 {
+    let bytes = bitshoal::store::resident_bytes(path).unwrap();
+    bytes as f64 * 100.0 / std::fs::metadata(path).unwrap().len() as f64
+}
+
+/// The middle one.
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// This binary on a repo.
