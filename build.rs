@@ -1,8 +1,12 @@
-//! Generates the protobuf types that the tests of `exchange::wire` compare it with. No `protoc` is needed.
+//! Generates the protobuf types of `node::members`, and those that the tests of `exchange::wire` compare it with. No
+//! `protoc` is needed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo::rerun-if-changed=proto/bitswap.proto");
-    let descriptors = protox::compile(["proto/bitswap.proto"], ["proto"])?;
+    let files = ["proto/bitswap.proto", "proto/members.proto"];
+    for file in files {
+        println!("cargo::rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(files, ["proto"])?;
     prost_build::Config::new().compile_fds(descriptors)?;
     Ok(())
 }

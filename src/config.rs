@@ -27,6 +27,8 @@ pub struct Config {
     pub announce: Vec<Multiaddr>,
     /// Peers to stay connected with.
     pub peers: Vec<Multiaddr>,
+    /// Whether members of a private swarm tell each other whom they know.
+    pub meet: bool,
     /// Encryptions offered on TCP.
     pub security: Security,
     /// QUIC in an open swarm.
@@ -135,6 +137,7 @@ impl Default for Config {
             listen: listen.iter().map(|text| text.parse().expect("constant addresses are well formed")).collect(),
             announce: Vec::new(),
             peers: Vec::new(),
+            meet: true,
             security: Security::Both,
             quic: true,
             connections_max: 900,

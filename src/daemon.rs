@@ -14,6 +14,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use libp2p::Multiaddr;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::budget::{self, Budget};
 use crate::config::{self, Config, Preallocate, Security};
@@ -31,6 +32,9 @@ use crate::{node, transfer};
 /// How long a node may take to stop. With the RPC's grace before it (1 s) and the threads' after it (0.5 s) a stop takes
 /// less than the promised 5 s.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often the members that were met are written down at most.
+const MEMBERS_PAUSE: Duration = Duration::from_secs(1);
 
 /// How much of a node is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,7 +201,10 @@ async fn open_node(repo: &Repo, config: &Config, mode: Mode) -> Result<Running, 
     let node = match mode {
         Mode::Offline => None,
         Mode::Online { listen } => {
-            let started = node::start(keypair.clone(), node_options(config, &budget, listen, swarm_key)).await;
+            let mut options = node_options(config, &budget, listen, swarm_key);
+            options.members = repo.members();
+            options.remember = Some(keep_members(repo));
+            let started = node::start(keypair.clone(), options).await;
             Some(started.map_err(|error| Failure::new(error.code(), &error))?)
         }
     };
@@ -212,6 +219,25 @@ async fn open_node(repo: &Repo, config: &Config, mode: Mode) -> Result<Running, 
     })?;
     let stopping = engine.clone();
     Ok(Running { service: Arc::new(engine), stop: Box::pin(async move { stopping.stop().await }) })
+}
+
+/// Writes down the members that the node has met, as long as it says of any: at once, and then no more often than
+/// [`MEMBERS_PAUSE`].
+fn keep_members(repo: &Repo) -> watch::Sender<Vec<Vec<u8>>> {
+    let (sender, mut receiver) = watch::channel(Vec::new());
+    let repo = repo.clone();
+    tokio::spawn(async move {
+        while receiver.changed().await.is_ok() {
+            let records = receiver.borrow_and_update().clone();
+            let repo = repo.clone();
+            let kept = tokio::task::spawn_blocking(move || repo.remember_members(&records)).await;
+            if let Ok(Err(error)) = kept {
+                tracing::warn!(%error, "the members of the swarm could not be noted");
+            }
+            tokio::time::sleep(MEMBERS_PAUSE).await;
+        }
+    });
+    sender
 }
 
 fn node_options(
@@ -236,6 +262,8 @@ fn node_options(
         },
         quic: config.quic,
         connections_max: config.connections_max,
+        meet: config.meet,
+        ..node::Options::default()
     }
 }
 

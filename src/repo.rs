@@ -27,6 +27,7 @@ const IDENTITY: &str = "identity.key";
 const SWARM_KEY: &str = "swarm.key";
 const RPC_ADDR: &str = "rpc.addr";
 const RPC_TOKEN: &str = "rpc.token";
+const MEMBERS: &str = "members";
 
 /// The environment variable that names the repo when no flag does.
 pub const PATH_VARIABLE: &str = "BITSHOAL_PATH";
@@ -265,6 +266,35 @@ impl Repo {
         }
     }
 
+    /// Records of the members that were met, opaque here; none when the file is not there or is damaged, since they are a
+    /// convenience.
+    #[must_use]
+    pub fn members(&self) -> Vec<Vec<u8>> {
+        let Ok(bytes) = fs::read(self.dir.join(MEMBERS)) else { return Vec::new() };
+        let mut rest = bytes.as_slice();
+        let mut records = Vec::new();
+        while let Some((length, after)) = rest.split_first_chunk() {
+            let Some((record, after)) = after.split_at_checked(u32::from_be_bytes(*length) as usize) else { break };
+            records.push(record.to_vec());
+            rest = after;
+        }
+        records
+    }
+
+    /// Keeps them for the next start: lengths of four bytes, the highest first, and the records.
+    ///
+    /// # Errors
+    /// [`RepoError::Io`].
+    pub fn remember_members(&self, records: &[Vec<u8>]) -> Result<(), RepoError> {
+        let mut bytes = Vec::new();
+        for record in records {
+            let Ok(length) = u32::try_from(record.len()) else { continue };
+            bytes.extend(length.to_be_bytes());
+            bytes.extend(record);
+        }
+        write_private(&self.dir.join(MEMBERS), &bytes)
+    }
+
     /// Says where a daemon answers, until what is returned is dropped. Only who holds the repo's lock may call this.
     ///
     /// # Errors
@@ -363,6 +393,20 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<(), RepoError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn members_are_remembered_and_damage_costs_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = Repo::init(&dir.path().join("repo"), &new(None)).unwrap();
+        assert!(repo.members().is_empty());
+        let records = vec![b"one".to_vec(), Vec::new(), vec![7; 1000]];
+        repo.remember_members(&records).unwrap();
+        assert_eq!(repo.members(), records);
+        let path = repo.dir().join(MEMBERS);
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        assert_eq!(repo.members(), records[..2]);
+    }
 
     fn new(key: Option<&[u8]>) -> NewRepo {
         let swarm = if key.is_some() { Swarm::Private } else { Swarm::Public };

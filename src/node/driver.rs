@@ -1,17 +1,22 @@
 //! The one task that owns the swarm: commands in, swarm events out, and no decision about protocol or disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::ListenerId;
+use libp2p::identity::Keypair;
+use libp2p::request_response::{self, OutboundFailure, OutboundRequestId};
+use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, NetworkBehaviour, Swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, TransportError, connection_limits, identify, ping};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::redial::{Redial, STILL_CONNECTING, peer_of};
+use super::members::wire::MembersCodec;
+use super::members::{Member, Members, Message};
+use super::redial::{Redial, STILL_CONNECTING, Target, peer_of};
 use super::{ConnectError, Peer, ReadRequest, SessionEvent, SessionReport, Source, StartError};
 use crate::block::Cid;
 use crate::exchange::behaviour::{self, Event};
@@ -21,6 +26,9 @@ use crate::exchange::server::{ReadOutcome, Ticket};
 /// How long listeners may take to say where they listen.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Of two members that hear of each other at once, one dials at once and the other after this time, if it has to.
+const COURTESY: Duration = Duration::from_secs(2);
+
 /// Everything that runs on a connection.
 #[derive(NetworkBehaviour)]
 pub(super) struct Composed {
@@ -28,6 +36,8 @@ pub(super) struct Composed {
     pub(super) identify: identify::Behaviour,
     pub(super) ping: ping::Behaviour,
     pub(super) exchange: behaviour::Behaviour,
+    /// In private swarms.
+    pub(super) members: Toggle<request_response::Behaviour<MembersCodec>>,
 }
 
 /// What handles ask of the task.
@@ -68,20 +78,32 @@ pub(super) struct Driver {
     sessions: HashMap<SessionId, mpsc::UnboundedSender<SessionEvent>>,
     peers: HashMap<PeerId, Connected>,
     redial: Redial,
-    /// Dials under way: the address as it was asked for, and who waits for the outcome.
-    dials: HashMap<ConnectionId, (Multiaddr, Option<Answer>)>,
+    /// Dials under way: what was to be reached, and who waits for the outcome.
+    dials: HashMap<ConnectionId, (Target, Option<Answer>)>,
+    keypair: Keypair,
+    members: Members,
+    /// Who wants to be told of new members.
+    remember: Option<watch::Sender<Vec<Vec<u8>>>>,
+    /// Questions that were asked first, and not in reply to an answer.
+    questions: HashSet<OutboundRequestId>,
+}
+
+/// What a driver is made of.
+pub(super) struct Parts {
+    pub(super) swarm: Swarm<Composed>,
+    pub(super) keypair: Keypair,
+    pub(super) private: bool,
+    pub(super) announce: Vec<Multiaddr>,
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) to_self: mpsc::WeakUnboundedSender<Command>,
+    pub(super) reads: mpsc::UnboundedSender<ReadRequest>,
+    pub(super) remember: Option<watch::Sender<Vec<Vec<u8>>>>,
 }
 
 impl Driver {
-    pub(super) fn new(
-        swarm: Swarm<Composed>,
-        private: bool,
-        announce: Vec<Multiaddr>,
-        commands: mpsc::UnboundedReceiver<Command>,
-        to_self: mpsc::WeakUnboundedSender<Command>,
-        reads: mpsc::UnboundedSender<ReadRequest>,
-        seed: u64,
-    ) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { swarm, keypair, private, announce, commands, to_self, reads, remember } = parts;
+        let members = Members::new(*swarm.local_peer_id());
         Self {
             swarm,
             private,
@@ -91,9 +113,19 @@ impl Driver {
             reads,
             sessions: HashMap::new(),
             peers: HashMap::new(),
-            redial: Redial::new(seed),
+            redial: Redial::new(rand::random()),
             dials: HashMap::new(),
+            keypair,
+            members,
+            remember,
+            questions: HashSet::new(),
         }
+    }
+
+    /// Takes up the members that an earlier life knew.
+    pub(super) fn remember(&mut self, records: &[Vec<u8>]) {
+        let learned = self.members.learn(Instant::now(), records, &HashSet::new());
+        self.learned(learned);
     }
 
     /// Starts all listeners and waits until each has said where it listens.
@@ -124,6 +156,7 @@ impl Driver {
         };
         // A machine without any interface of a family never says an address for it; that is no reason not to start.
         let _ = tokio::time::timeout(LISTEN_PATIENCE, up).await;
+        self.announce();
         match failures.into_iter().next() {
             Some(failed) if started == 0 => Err(failed),
             Some(failed) => {
@@ -136,9 +169,11 @@ impl Driver {
 
     pub(super) async fn run(mut self) {
         loop {
-            while let Some(address) = self.redial.due(Instant::now()) {
-                self.dial(address, None);
+            let now = Instant::now();
+            while let Some((target, addresses)) = self.redial.due(now) {
+                self.dial(target, addresses, None);
             }
+            let ask_at = self.ask_somebody(now);
             let redial_at = self.redial.next_timeout();
             tokio::select! {
                 command = self.commands.recv() => match command {
@@ -152,6 +187,7 @@ impl Driver {
                 },
                 event = self.swarm.select_next_some() => self.on_swarm(event),
                 () = sleep_until(redial_at), if redial_at.is_some() => {}
+                () = sleep_until(ask_at), if ask_at.is_some() => {}
             }
         }
     }
@@ -165,7 +201,9 @@ impl Driver {
         // A receiver that is gone wants no answer.
         match command {
             Command::Addresses(answer) => drop(answer.send(self.addresses())),
-            Command::Connect(address, answer) => self.dial(address, Some(answer)),
+            Command::Connect(address, answer) => {
+                self.dial(Target::Address(address.clone()), vec![address], Some(answer));
+            }
             Command::Keep(address) => {
                 self.keep(address.clone());
                 if let Some(peer) = peer_of(&address).filter(|peer| self.peers.contains_key(peer)) {
@@ -214,6 +252,8 @@ impl Driver {
     fn on_swarm(&mut self, event: SwarmEvent<ComposedEvent>) {
         match event {
             SwarmEvent::Behaviour(ComposedEvent::Exchange(event)) => self.on_exchange(event),
+            SwarmEvent::Behaviour(ComposedEvent::Members(event)) => self.on_members(event),
+            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => self.announce(),
             SwarmEvent::Behaviour(ComposedEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
                 if let Some(peer) = self.peers.get_mut(&peer_id) {
                     peer.agent = Some(info.agent_version.chars().take(128).collect());
@@ -221,11 +261,14 @@ impl Driver {
             }
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, num_established, .. } => {
                 let dialled = self.dials.remove(&connection_id);
-                self.redial.connected(peer_id, dialled.as_ref().map(|(address, _)| address));
+                self.redial.connected(peer_id, dialled.as_ref().map(|(target, _)| target));
                 if let Some((_, Some(answer))) = dialled {
                     let _ = answer.send(Ok(peer_id));
                 }
                 if num_established.get() == 1 {
+                    if endpoint.is_dialer() {
+                        self.ask(peer_id);
+                    }
                     let address = match endpoint {
                         ConnectedPoint::Dialer { address, .. } => address,
                         ConnectedPoint::Listener { send_back_addr, .. } => send_back_addr,
@@ -239,15 +282,16 @@ impl Driver {
                 let cause = cause.map(|cause| cause.to_string()).unwrap_or_default();
                 tracing::info!(peer = %peer_id, cause, "disconnected");
                 self.peers.remove(&peer_id);
+                self.members.disconnected(&peer_id);
                 self.redial.disconnected(Instant::now(), &peer_id);
                 self.peers_changed();
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
-                if let Some((address, answer)) = self.dials.remove(&connection_id) {
+                if let Some((target, answer)) = self.dials.remove(&connection_id) {
                     let reason = self.dial_failure(&error);
-                    tracing::debug!(%address, reason, "not connected");
-                    self.redial.failed(Instant::now(), &address, reason.clone());
-                    if let Some(answer) = answer {
+                    tracing::debug!(?target, reason, "not connected");
+                    self.redial.failed(Instant::now(), &target, reason.clone());
+                    if let (Some(answer), Target::Address(address)) = (answer, target) {
                         let _ = answer.send(Err(ConnectError { address, reason }));
                     }
                 }
@@ -286,24 +330,106 @@ impl Driver {
         }
     }
 
-    fn dial(&mut self, address: Multiaddr, answer: Option<Answer>) {
-        if let Some(peer) = peer_of(&address).filter(|peer| self.peers.contains_key(peer)) {
-            self.redial.connected(peer, Some(&address));
+    fn dial(&mut self, target: Target, addresses: Vec<Multiaddr>, answer: Option<Answer>) {
+        let peer = match &target {
+            Target::Address(address) => peer_of(address),
+            Target::Member(peer) => Some(*peer),
+        };
+        if let Some(peer) = peer.filter(|peer| self.peers.contains_key(peer)) {
+            self.redial.connected(peer, Some(&target));
             if let Some(answer) = answer {
                 let _ = answer.send(Ok(peer));
             }
             return;
         }
-        let options = match peer_of(&address) {
-            Some(peer) => {
-                DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(vec![address.clone()]).build()
-            }
-            None => DialOpts::unknown_peer_id().address(address.clone()).build(),
+        let options = match (peer, addresses.first()) {
+            (Some(peer), _) => DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(addresses).build(),
+            (None, Some(address)) => DialOpts::unknown_peer_id().address(address.clone()).build(),
+            (None, None) => return,
         };
         let connection = options.connection_id();
-        self.dials.insert(connection, (address, answer));
+        self.dials.insert(connection, (target, answer));
         if let Err(error) = self.swarm.dial(options) {
             self.on_swarm(SwarmEvent::OutgoingConnectionError { peer_id: None, connection_id: connection, error });
+        }
+    }
+
+    /// Says anew where this member is, if that has changed; others hear of it when they ask or are asked.
+    fn announce(&mut self) {
+        let addresses = self.addresses();
+        self.members.announce(Instant::now(), &self.keypair, &addresses);
+    }
+
+    fn ask(&mut self, peer: PeerId) {
+        if let Some(behaviour) = self.swarm.behaviour_mut().members.as_mut() {
+            self.questions.insert(behaviour.send_request(&peer, self.members.question()));
+        }
+    }
+
+    /// Asks a random member when it is time; gives when it will be time next.
+    fn ask_somebody(&mut self, now: Instant) -> Option<Instant> {
+        if !self.swarm.behaviour().members.is_enabled() {
+            return None;
+        }
+        let connected = self.peers.keys();
+        if let Some(peer) = self.members.whom_to_ask(now, connected, rand::random()) {
+            self.ask(peer);
+        }
+        Some(self.members.ask_at(now))
+    }
+
+    fn on_members(&mut self, event: request_response::Event<Message, Message>) {
+        let (now, connected) = (Instant::now(), self.peers.keys().copied().collect());
+        match event {
+            request_response::Event::Message { peer, message, .. } => match message {
+                request_response::Message::Request { request, channel, .. } => {
+                    let (answer, learned) = self.members.answer(now, &request, &connected);
+                    if let Some(behaviour) = self.swarm.behaviour_mut().members.as_mut() {
+                        // Whoever has asked may be gone by now.
+                        let _ = behaviour.send_response(channel, answer);
+                    }
+                    self.learned(learned);
+                }
+                request_response::Message::Response { request_id, response } => {
+                    let first = self.questions.remove(&request_id);
+                    let (more, learned) = self.members.answered(now, &response, &connected);
+                    let behaviour = self.swarm.behaviour_mut().members.as_mut();
+                    if let (true, Some(more), Some(behaviour)) = (first, more, behaviour) {
+                        behaviour.send_request(&peer, more);
+                    }
+                    self.learned(learned);
+                }
+            },
+            request_response::Event::OutboundFailure { peer, request_id, error, .. } => {
+                self.questions.remove(&request_id);
+                if matches!(error, OutboundFailure::UnsupportedProtocols) {
+                    self.members.is_mute(peer);
+                } else {
+                    tracing::debug!(%peer, %error, "a member does not say whom it knows");
+                }
+            }
+            request_response::Event::InboundFailure { peer, error, .. } => {
+                tracing::debug!(%peer, %error, "a member's question was not answered");
+            }
+            request_response::Event::ResponseSent { .. } => {}
+        }
+    }
+
+    fn learned(&mut self, learned: Vec<Member>) {
+        if learned.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for Member { peer, addresses } in learned {
+            let at = if *self.swarm.local_peer_id() < peer { now } else { now + COURTESY };
+            tracing::debug!(%peer, ?addresses, "a member of the swarm");
+            self.redial.keep_member(at, peer, addresses);
+            if self.peers.contains_key(&peer) {
+                self.redial.connected(peer, None);
+            }
+        }
+        if let Some(remember) = &self.remember {
+            remember.send_replace(self.members.records());
         }
     }
 

@@ -5,6 +5,7 @@
 //! outside.
 
 mod driver;
+mod members;
 mod muxer;
 mod redial;
 pub mod swarm_key;
@@ -17,8 +18,9 @@ use std::time::Duration;
 use futures::FutureExt;
 use libp2p::identity::Keypair;
 use libp2p::swarm::Swarm;
-use libp2p::{Multiaddr, PeerId, connection_limits, identify, ping};
-use tokio::sync::{mpsc, oneshot};
+use libp2p::swarm::behaviour::toggle::Toggle;
+use libp2p::{Multiaddr, PeerId, connection_limits, identify, ping, request_response};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::block::{Block, Cid};
 use crate::exchange::behaviour::Behaviour;
@@ -27,7 +29,8 @@ use crate::exchange::client::SessionId;
 use crate::exchange::handler::Verify;
 use crate::exchange::server::{ReadKind, ReadOutcome, Ticket};
 
-use driver::{Command, Composed, Driver};
+use driver::{Command, Composed, Driver, Parts};
+use members::wire::PROTOCOL as MEMBERS;
 use swarm_key::SwarmKey;
 pub use transport::Security;
 
@@ -65,6 +68,12 @@ pub struct Options {
     pub connections_max: u32,
     /// The exchange.
     pub exchange: ExchangeOptions,
+    /// Whether members of a private swarm tell each other of the members that they know, and all stay connected.
+    pub meet: bool,
+    /// Records of members that an earlier life has met.
+    pub members: Vec<Vec<u8>>,
+    /// Is sent all records whenever they change, to be given to the next life.
+    pub remember: Option<watch::Sender<Vec<Vec<u8>>>>,
 }
 
 impl Default for Options {
@@ -78,6 +87,9 @@ impl Default for Options {
             quic: true,
             connections_max: 900,
             exchange: ExchangeOptions::default(),
+            meet: true,
+            members: Vec::new(),
+            remember: None,
         }
     }
 }
@@ -158,7 +170,10 @@ pub async fn start(identity: Keypair, options: Options) -> Result<(Handle, Reads
     let mut exchange = options.exchange;
     // With its own name the client can share out with the other readers who asks the publisher for what.
     exchange.client.local = Some(peer);
+    let meet = private && options.meet;
+    let members = meet.then(|| request_response::Behaviour::new([MEMBERS], request_response::Config::default()));
     let behaviour = Composed {
+        members: Toggle::from(members),
         limits: connection_limits::Behaviour::new(limits),
         identify: identify::Behaviour::new(
             identify::Config::new("ipfs/0.1.0".into(), identity.public()).with_agent_version(AGENT.into()),
@@ -171,7 +186,16 @@ pub async fn start(identity: Keypair, options: Options) -> Result<(Handle, Reads
     let (commands, received) = mpsc::unbounded_channel();
     let (reads, asked) = mpsc::unbounded_channel();
     let to_self = commands.downgrade();
-    let mut driver = Driver::new(swarm, private, options.announce, received, to_self, reads, rand::random());
+    let mut driver = Driver::new(Parts {
+        swarm,
+        keypair: identity,
+        private,
+        announce: options.announce,
+        commands: received,
+        to_self,
+        reads,
+        remember: options.remember,
+    });
     let (usable, left): (Vec<_>, Vec<_>) = options.listen.into_iter().partition(|address| !private || is_tcp(address));
     if !left.is_empty() {
         tracing::info!(addresses = ?left, "not listened at: a private swarm speaks TCP only");
@@ -179,6 +203,9 @@ pub async fn start(identity: Keypair, options: Options) -> Result<(Handle, Reads
     driver.listen(&usable).await?;
     for address in options.static_peers {
         driver.keep(address);
+    }
+    if meet {
+        driver.remember(&options.members);
     }
     tokio::spawn(driver.run());
     Ok((Handle { peer, commands }, Reads(asked)))

@@ -17,7 +17,16 @@ const DELAY_MAX: Duration = Duration::from_secs(15);
 /// What is reported of a dial that has been under way for a while.
 pub(super) const STILL_CONNECTING: &str = "still connecting";
 
-/// The addresses to be kept connected.
+/// What is dialled.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Target {
+    /// An address that the user has named.
+    Address(Multiaddr),
+    /// A member of the swarm, wherever it is.
+    Member(PeerId),
+}
+
+/// What is to be kept connected.
 #[derive(Debug)]
 pub(super) struct Redial {
     entries: Vec<Entry>,
@@ -26,7 +35,9 @@ pub(super) struct Redial {
 
 #[derive(Debug)]
 struct Entry {
-    address: Multiaddr,
+    target: Target,
+    /// Where it may be found.
+    addresses: Vec<Multiaddr>,
     peer: Option<PeerId>,
     state: State,
     delay: Duration,
@@ -47,23 +58,36 @@ impl Redial {
 
     /// Keeps an address connected from now on; adding it again tries it at once.
     pub(super) fn keep(&mut self, now: Instant, address: Multiaddr) {
-        match self.entries.iter_mut().find(|entry| entry.address == address) {
-            Some(entry) if matches!(entry.state, State::Waiting(_)) => entry.state = State::Waiting(now),
-            Some(_) => {}
+        let peer = peer_of(&address);
+        self.keep_target(now, Target::Address(address.clone()), peer, vec![address]);
+    }
+
+    /// Keeps a member connected from `at` on, at the addresses that are known now.
+    pub(super) fn keep_member(&mut self, at: Instant, peer: PeerId, addresses: Vec<Multiaddr>) {
+        self.keep_target(at, Target::Member(peer), Some(peer), addresses);
+    }
+
+    fn keep_target(&mut self, at: Instant, target: Target, peer: Option<PeerId>, addresses: Vec<Multiaddr>) {
+        match self.entries.iter_mut().find(|entry| entry.target == target) {
+            Some(entry) => {
+                entry.addresses = addresses;
+                if let State::Waiting(_) = entry.state {
+                    entry.state = State::Waiting(at);
+                }
+            }
             None => {
-                let peer = peer_of(&address);
-                let state = State::Waiting(now);
-                self.entries.push(Entry { address, peer, state, delay: DELAY_FIRST, failure: None });
+                let state = State::Waiting(at);
+                self.entries.push(Entry { target, addresses, peer, state, delay: DELAY_FIRST, failure: None });
             }
         }
     }
 
-    /// An address that is to be dialled now; it counts as being dialled from then on.
-    pub(super) fn due(&mut self, now: Instant) -> Option<Multiaddr> {
+    /// What is to be dialled now, and where; it counts as being dialled from then on.
+    pub(super) fn due(&mut self, now: Instant) -> Option<(Target, Vec<Multiaddr>)> {
         let due = |entry: &&mut Entry| matches!(entry.state, State::Waiting(at) if at <= now);
         let entry = self.entries.iter_mut().find(due)?;
         entry.state = State::Dialling(now);
-        Some(entry.address.clone())
+        Some((entry.target.clone(), entry.addresses.clone()))
     }
 
     /// When [`Redial::due`] will next have something.
@@ -72,10 +96,10 @@ impl Redial {
         self.entries.iter().filter_map(waiting).min()
     }
 
-    /// A dial of this address, or any connection with this peer, has succeeded.
-    pub(super) fn connected(&mut self, peer: PeerId, dialled: Option<&Multiaddr>) {
+    /// A dial of this target, or any connection with this peer, has succeeded.
+    pub(super) fn connected(&mut self, peer: PeerId, dialled: Option<&Target>) {
         for entry in &mut self.entries {
-            if Some(&entry.address) == dialled {
+            if Some(&entry.target) == dialled {
                 entry.peer = Some(peer);
             }
             if entry.peer == Some(peer) {
@@ -86,11 +110,11 @@ impl Redial {
         }
     }
 
-    /// A dial of this address has failed.
-    pub(super) fn failed(&mut self, now: Instant, address: &Multiaddr, reason: String) {
+    /// A dial of this target has failed.
+    pub(super) fn failed(&mut self, now: Instant, target: &Target, reason: String) {
         let random = self.random();
         for entry in &mut self.entries {
-            if entry.address == *address && matches!(entry.state, State::Dialling(_)) {
+            if entry.target == *target && matches!(entry.state, State::Dialling(_)) {
                 // Between half of the delay and all of it, so that a fleet does not knock at the same instant.
                 let wait = entry.delay.mul_f64(0.5 + random / 2.0);
                 entry.state = State::Waiting(now + wait);
@@ -109,15 +133,18 @@ impl Redial {
         }
     }
 
-    /// What keeps the addresses that are not connected from being so.
+    /// What keeps those who are not connected from being so.
     pub(super) fn report(&self, now: Instant) -> Vec<(Multiaddr, String)> {
-        let reason = |entry: &Entry| match (entry.state, &entry.failure) {
-            (State::Connected, _) => None,
-            (_, Some(failure)) => Some((entry.address.clone(), failure.clone())),
-            (State::Dialling(since), None) if now.saturating_duration_since(since) > Duration::from_secs(1) => {
-                Some((entry.address.clone(), STILL_CONNECTING.to_owned()))
+        let reason = |entry: &Entry| {
+            let address = entry.addresses.first()?.clone();
+            match (entry.state, &entry.failure) {
+                (State::Connected, _) => None,
+                (_, Some(failure)) => Some((address, failure.clone())),
+                (State::Dialling(since), None) if now.saturating_duration_since(since) > Duration::from_secs(1) => {
+                    Some((address, STILL_CONNECTING.to_owned()))
+                }
+                _ => None,
             }
-            _ => None,
         };
         self.entries.iter().filter_map(reason).collect()
     }
@@ -150,11 +177,12 @@ mod tests {
         let peer = PeerId::random();
         let mut now = Instant::now();
         redial.keep(now, address.clone());
+        let target = Target::Address(address.clone());
         let mut waits = Vec::new();
         for _ in 0..12 {
-            assert_eq!(redial.due(now), Some(address.clone()));
+            assert_eq!(redial.due(now), Some((target.clone(), vec![address.clone()])));
             assert_eq!(redial.due(now), None);
-            redial.failed(now, &address, "refused".into());
+            redial.failed(now, &target, "refused".into());
             let next = redial.next_timeout().unwrap();
             waits.push(next - now);
             now = next;
@@ -163,11 +191,26 @@ mod tests {
         assert!(waits[11] >= DELAY_MAX / 2);
         assert_eq!(redial.report(now), [(address.clone(), "refused".to_owned())]);
         assert!(redial.due(now).is_some());
-        redial.connected(peer, Some(&address));
+        redial.connected(peer, Some(&target));
         assert_eq!(redial.next_timeout(), None);
         assert!(redial.report(now).is_empty());
         redial.disconnected(now, &peer);
         assert!(redial.next_timeout().unwrap() - now <= DELAY_FIRST);
+    }
+
+    #[test]
+    fn a_member_is_dialled_where_it_was_last_said_to_be() {
+        let mut redial = Redial::new(7);
+        let (now, peer) = (Instant::now(), PeerId::random());
+        let at = |port: u16| -> Multiaddr { format!("/ip4/10.0.0.1/tcp/{port}").parse().unwrap() };
+        redial.keep_member(now + DELAY_FIRST, peer, vec![at(1)]);
+        assert_eq!(redial.due(now), None);
+        redial.keep_member(now, peer, vec![at(2), at(3)]);
+        assert_eq!(redial.due(now), Some((Target::Member(peer), vec![at(2), at(3)])));
+        redial.keep_member(now, peer, vec![at(4)]);
+        assert_eq!(redial.due(now), None, "it is being dialled");
+        redial.failed(now, &Target::Member(peer), "refused".into());
+        assert_eq!(redial.due(now + DELAY_FIRST), Some((Target::Member(peer), vec![at(4)])));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod errors;
 mod facts;
 mod folders;
 mod import;
+mod meeting;
 mod memory;
 mod nodes;
 mod plan;

@@ -101,14 +101,17 @@ fn what_becomes_of_a_file_under_eight_readers_costs_its_blocks_alone() {
         let copy = folder.path().join("other.copy");
         late.ask(&["get", &unharmed, "-o", copy.to_str().unwrap(), "--peer", from.address()]);
         assert_same(&other, &copy);
-        // Somebody still asks, however fast the eight were.
-        let ninth = late.start_get(
-            &cid,
-            &folder.path().join("ninth.bin"),
-            &["--peer", from.address(), "--listen", "/ip4/127.0.0.1/tcp/0"],
-        );
-        wait_until(|| publisher.ask(&["stat", &cid]).iter().any(|root| !root["problem"].is_null()));
-        drop(ninth);
+        // Others ask, however fast the eight were: what is deleted is served from the open file until it is looked at again.
+        let marked = || publisher.ask(&["stat", &cid]).iter().any(|root| !root["problem"].is_null());
+        let mut others = 0;
+        wait_until(|| {
+            let other = Repo::member(folder.path(), &format!("other-{others}"), &publisher);
+            others += 1;
+            let output = other.path.join("copy.bin");
+            let peer = ["--peer", from.address(), "--listen", "/ip4/127.0.0.1/tcp/0", "--timeout", "2s"];
+            other.run(&[&["get", &cid, "-o", output.to_str().unwrap()], &peer[..]].concat());
+            marked()
+        });
         // The same bytes are back: everybody gets to the end, from wherever they were.
         fs::rename(&kept, &victim).unwrap();
         for (pull, copy) in pulls.into_iter().zip(&copies) {
@@ -119,7 +122,7 @@ fn what_becomes_of_a_file_under_eight_readers_costs_its_blocks_alone() {
     }
 }
 
-fn wait_until(done: impl Fn() -> bool) {
+fn wait_until(mut done: impl FnMut() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !done() {
         assert!(Instant::now() < until, "it never came to that");
