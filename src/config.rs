@@ -36,6 +36,10 @@ pub struct Config {
     /// Most connections at a time.
     #[serde(deserialize_with = "connections")]
     pub connections_max: u32,
+    /// Bytes a second to all peers together; 0 for no limit.
+    pub up: ByteRate,
+    /// Bytes a second from all peers together; 0 for no limit.
+    pub down: ByteRate,
     /// What reading and writing may leave in memory.
     #[serde(deserialize_with = "cache")]
     pub cache_bytes: ByteSize,
@@ -141,6 +145,8 @@ impl Default for Config {
             security: Security::Both,
             quic: true,
             connections_max: 900,
+            up: ByteRate(0),
+            down: ByteRate(0),
             cache_bytes: ByteSize(256 << 20),
             reader: Reader::Mmap,
             writer: Writer::Buffered,
@@ -278,6 +284,9 @@ fn within<T: PartialOrd + std::fmt::Display, E: serde::de::Error>(value: T, min:
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(pub u64);
 
+/// The least limit, in bytes a second.
+const RATE_MIN: u64 = 4096;
+
 /// Names of the units, each 1024 times the one before. A bare letter means the same (`4G` is 4 GiB).
 const BINARY: [&str; 5] = ["", "KiB", "MiB", "GiB", "TiB"];
 
@@ -304,6 +313,68 @@ impl std::str::FromStr for ByteSize {
         bytes
             .map(Self)
             .ok_or_else(|| format!("{text:?} is not a size; write for example 1048576, \"256MiB\" or \"4G\""))
+    }
+}
+
+/// Bytes a second, 0 for no limit. Reads what [`ByteSize`] reads, with or without `/s`, and bits: `50Mbit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByteRate(pub u64);
+
+impl ByteRate {
+    /// The limit; none for 0.
+    #[must_use]
+    pub const fn limit(self) -> Option<u64> {
+        if self.0 == 0 { None } else { Some(self.0) }
+    }
+}
+
+impl std::str::FromStr for ByteRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bare = text.trim();
+        let bare = bare.strip_suffix("/s").unwrap_or(bare);
+        let bits = [("kbit", 125), ("Mbit", 125_000), ("Gbit", 125_000_000)].into_iter().find_map(|(unit, scale)| {
+            let number: u64 = bare.strip_suffix(unit)?.trim().parse().ok()?;
+            number.checked_mul(scale)
+        });
+        let bytes = bits.or_else(|| bare.parse::<ByteSize>().ok().map(|size| size.0));
+        match bytes {
+            Some(bytes) if bytes == 0 || bytes >= RATE_MIN => Ok(Self(bytes)),
+            Some(_) => Err(format!("{text:?} is less than {RATE_MIN} bytes a second, with which nothing would get on")),
+            None => Err(format!("{text:?} is no rate; write for example \"50Mbit\", \"6MiB/s\", or 0 for no limit")),
+        }
+    }
+}
+
+impl std::fmt::Display for ByteRate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            0 => f.write_str("0"),
+            bytes => write!(f, "{}/s", ByteSize(bytes)),
+        }
+    }
+}
+
+impl Serialize for ByteRate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteRate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(u64),
+            Text(String),
+        }
+        let text = match Written::deserialize(deserializer)? {
+            Written::Number(number) => number.to_string(),
+            Written::Text(text) => text,
+        };
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

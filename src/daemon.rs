@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::budget::{self, Budget};
 use crate::config::{self, Config, Preallocate, Security};
 use crate::dag::wrap::affixes_of_tag;
+use crate::exchange::rate::Rate;
 use crate::node::swarm_key::SwarmKey;
 use crate::repo::{Endpoint, Repo};
 use crate::rpc::server::Server;
@@ -248,6 +249,7 @@ fn node_options(
 ) -> node::Options {
     let mut exchange = node::ExchangeOptions::default();
     exchange.server.bytes_total = usize::try_from(budget.serving).unwrap_or(usize::MAX);
+    (exchange.up, exchange.down) = (Rate::new(config.up.limit()), Rate::new(config.down.limit()));
     exchange.server.bytes_per_peer = exchange.server.bytes_per_peer.min(exchange.server.bytes_total);
     node::Options {
         exchange,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use libp2p::Multiaddr;
 
-use crate::config::ByteSize;
+use crate::config::{ByteRate, ByteSize};
 use crate::transfer::api::{AddOptions, Failure};
 
 /// Distributes very large files to many machines, in private swarms, in place on every disk.
@@ -76,6 +76,8 @@ pub enum Command {
     Peers,
     /// Connect to a peer
     Connect(ConnectArgs),
+    /// Show what the daemon may send and receive a second, or change it until it ends
+    Limit(LimitArgs),
     /// Whether the daemon of the repo answers
     Health,
     /// Print the version
@@ -143,6 +145,23 @@ pub struct DaemonArgs {
     /// With --init: join the private swarm of this key
     #[arg(long, value_name = "FILE", requires = "init")]
     pub swarm_key: Option<PathBuf>,
+    /// The most that is sent to all peers together: 50Mbit, 6MiB/s [default: `up` in node.toml]
+    #[arg(long, value_name = "RATE")]
+    pub up: Option<ByteRate>,
+    /// The most that is received from all peers together [default: `down` in node.toml]
+    #[arg(long, value_name = "RATE")]
+    pub down: Option<ByteRate>,
+}
+
+/// Flags of `limit`.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct LimitArgs {
+    /// The most that is sent to all peers together: 50Mbit, 6MiB/s, 0 for no limit
+    #[arg(long, value_name = "RATE")]
+    pub up: Option<ByteRate>,
+    /// The most that is received from all peers together
+    #[arg(long, value_name = "RATE")]
+    pub down: Option<ByteRate>,
 }
 
 /// Flags of `add`.

@@ -15,7 +15,7 @@ use super::args::{
 use super::link::{Link, Need, interrupted};
 use super::output::Output;
 use super::{demo, text};
-use crate::config::{Config, Swarm};
+use crate::config::{ByteRate, Config, Swarm};
 use crate::daemon::{self, Host, News};
 use crate::dag::path::Rules;
 use crate::repo::{NewRepo, PATH_VARIABLE, Repo};
@@ -75,6 +75,10 @@ impl<'a> Commands<'a> {
             Command::Id => self.ask(Need::Offline, Request::Id).await,
             Command::Peers => self.ask(Need::Daemon, Request::Peers).await,
             Command::Connect(args) => self.ask(Need::Daemon, Request::Connect { addr: args.addr.to_string() }).await,
+            Command::Limit(args) => {
+                let request = Request::Limit { up: args.up.map(|rate| rate.0), down: args.down.map(|rate| rate.0) };
+                self.ask(Need::Daemon, request).await
+            }
             Command::Health => self.ask(Need::Daemon, Request::Health).await,
             Command::Version => self.version(),
             Command::Config(ConfigCommand::Show) => self.config_show(),
@@ -131,6 +135,8 @@ impl<'a> Commands<'a> {
         let repo = Repo::open(&self.repo_dir()?)?;
         let mut config = repo.config()?;
         config.peers.extend(args.peer);
+        config.up = args.up.unwrap_or(config.up);
+        config.down = args.down.unwrap_or(config.down);
         telemetry::start(self.global.log.as_deref(), &config.log)?;
         let listen = (!args.listen.is_empty()).then_some(args.listen);
         let output = &mut *self.output;
@@ -465,6 +471,10 @@ impl<'a> Commands<'a> {
             }
             Event::Peer(peer) => peer_line(peer),
             Event::Connected { peer_id } => format!("connected {peer_id}"),
+            Event::Limits { up, down } => {
+                let shown = |bytes: &u64| if *bytes == 0 { "no limit".into() } else { ByteRate(*bytes).to_string() };
+                format!("up {}, down {}", shown(up), shown(down))
+            }
             Event::Healthy => "ok".to_owned(),
         };
         self.output.result(&event, &text::printable(&line))

@@ -21,6 +21,7 @@ use super::client::{self, Client, PeerCounters, SessionId};
 use super::handler::{self, FromPeer, Handler, Shared, Verify};
 use super::message::{Outgoing, Version};
 use super::pool::Pool;
+use super::rate::Rate;
 use super::server::{self, ReadKind, ReadOutcome, Server, Ticket};
 use crate::block::{Block, Cid};
 
@@ -33,11 +34,16 @@ pub struct Options {
     pub server: server::Options,
     /// The newest protocol version that is offered.
     pub newest: Version,
+    /// Bytes a second to all peers together.
+    pub up: Rate,
+    /// Bytes a second from all peers together.
+    pub down: Rate,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { client: client::Options::default(), server: server::Options::default(), newest: Version::V120 }
+        let (client, server) = (client::Options::default(), server::Options::default());
+        Self { client, server, newest: Version::V120, up: Rate::default(), down: Rate::default() }
     }
 }
 
@@ -91,10 +97,11 @@ impl Behaviour {
     /// An exchange without peers. `verify` hashes received blocks; `seed` breaks ties in the client.
     #[must_use]
     pub fn new(options: Options, verify: Verify, seed: u64) -> Self {
+        let Options { client, server, newest, up, down } = options;
         Self {
-            client: Client::new(options.client, seed),
-            server: Server::new(options.server),
-            shared: Shared { verify, pool: Pool::default(), offers: handler::offers(options.newest) },
+            client: Client::new(client, seed),
+            server: Server::new(server),
+            shared: Shared { verify, pool: Pool::default(), offers: handler::offers(newest), up, down },
             connections: HashMap::new(),
             received: HashMap::new(),
             pending: VecDeque::new(),

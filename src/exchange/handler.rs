@@ -27,6 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::limits::{RECEIVE_BYTES_PER_CONNECTION, STREAMS_PER_CONNECTION};
 use super::message::{Incoming, Outgoing, Version};
 use super::pool::Pool;
+use super::rate::{PIECE_BYTES, Rate};
 use super::wire::{self, Decoded, FrameLength};
 use crate::block::{Block, BlockError, Prefix};
 
@@ -48,6 +49,9 @@ pub(super) struct Shared {
     pub(super) verify: Verify,
     pub(super) pool: Pool,
     pub(super) offers: Arc<[Offer]>,
+    /// Bytes a second to all peers, and from all.
+    pub(super) up: Rate,
+    pub(super) down: Rate,
 }
 
 /// A protocol name and what it means.
@@ -278,9 +282,9 @@ impl ConnectionHandler for Handler {
             let mut progress = false;
             self.closing.retain_mut(|closing| closing.poll_unpin(cx).is_pending());
             for name in [LaneName::Control, LaneName::Blocks] {
-                let peer = self.peer;
+                let (peer, up) = (self.peer, self.shared.up.clone());
                 let lane = self.lane(name);
-                match lane.poll(cx, peer) {
+                match lane.poll(cx, peer, &up) {
                     Some(LaneEvent::Open) => {
                         let protocol = SubstreamProtocol::new(Upgrade(self.shared.offers.clone()), OpenInfo(name));
                         return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
@@ -330,7 +334,7 @@ impl Lane {
     }
 
     /// What the lane needs done, or `None` when it waits.
-    fn poll(&mut self, cx: &mut Context<'_>, peer: PeerId) -> Option<LaneEvent> {
+    fn poll(&mut self, cx: &mut Context<'_>, peer: PeerId, up: &Rate) -> Option<LaneEvent> {
         loop {
             match std::mem::replace(&mut self.state, LaneState::Closed) {
                 LaneState::Closed if self.queue.is_empty() => return None,
@@ -343,7 +347,7 @@ impl Lane {
                     return None;
                 }
                 LaneState::Open { stream, version, mut idle } => match self.queue.pop_front() {
-                    Some(queued) => self.state = LaneState::Writing(write(stream, version, queued).boxed()),
+                    Some(queued) => self.state = LaneState::Writing(write(stream, version, queued, up.clone()).boxed()),
                     None if idle.poll_unpin(cx).is_ready() => return Some(LaneEvent::Idle(stream)),
                     None => {
                         self.state = LaneState::Open { stream, version, idle };
@@ -387,11 +391,23 @@ impl Lane {
     }
 }
 
-async fn write(mut stream: Stream, version: Version, queued: Queued) -> Written {
+async fn write(mut stream: Stream, version: Version, queued: Queued, up: Rate) -> Written {
     let result = async {
         for frame in wire::encode(&queued.message, version) {
             for part in &frame.parts {
-                stream.write_all(part).await?;
+                if queued.message.blocks.is_empty() {
+                    up.count(part.len());
+                    stream.write_all(part).await?;
+                    continue;
+                }
+                if up.get().is_none() {
+                    stream.write_all(part).await?;
+                    continue;
+                }
+                for piece in part.chunks(PIECE_BYTES) {
+                    up.pass(piece.len()).await;
+                    stream.write_all(piece).await?;
+                }
             }
         }
         stream.flush().await
@@ -408,11 +424,11 @@ fn messages<S>(stream: S, shared: Shared, room: Arc<Semaphore>) -> Messages
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Shared { verify, pool, .. } = shared;
-    let frames = unfold(Some((stream, pool, room)), |state| async move {
-        let (mut stream, pool, room) = state?;
-        match read_frame(&mut stream, &pool, &room).await {
-            Ok(Some(frame)) => Some((Ok(frame), Some((stream, pool, room)))),
+    let Shared { verify, pool, down, .. } = shared;
+    let frames = unfold(Some((stream, pool, room, down)), |state| async move {
+        let (mut stream, pool, room, down) = state?;
+        match read_frame(&mut stream, &pool, &room, &down).await {
+            Ok(Some(frame)) => Some((Ok(frame), Some((stream, pool, room, down)))),
             Ok(None) => {
                 let _ = stream.close().await;
                 None
@@ -443,6 +459,7 @@ async fn read_frame<R>(
     stream: &mut R,
     pool: &Pool,
     room: &Arc<Semaphore>,
+    down: &Rate,
 ) -> Result<Option<(Bytes, OwnedSemaphorePermit)>, Fault>
 where
     R: AsyncRead + Unpin,
@@ -461,7 +478,10 @@ where
             let needed = u32::try_from(length).expect("a frame keeps to the limit, which is far below 4 GiB");
             let taken = room.clone().acquire_many_owned(needed).await.expect("it is never closed");
             let mut buffer = pool.take(length);
-            stream.read_exact(buffer.filled()).await?;
+            for piece in buffer.filled().chunks_mut(PIECE_BYTES) {
+                down.pass(piece.len()).await;
+                stream.read_exact(piece).await?;
+            }
             return Ok(Some((buffer.freeze(), taken)));
         }
     }

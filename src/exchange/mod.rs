@@ -10,6 +10,7 @@ pub mod handler;
 pub mod limits;
 pub mod message;
 pub mod pool;
+pub mod rate;
 pub mod server;
 #[cfg(test)]
 mod sim;

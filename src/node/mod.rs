@@ -27,6 +27,7 @@ use crate::exchange::behaviour::Behaviour;
 pub use crate::exchange::behaviour::Options as ExchangeOptions;
 use crate::exchange::client::SessionId;
 use crate::exchange::handler::Verify;
+use crate::exchange::rate::Rate;
 use crate::exchange::server::{ReadKind, ReadOutcome, Ticket};
 
 use driver::{Command, Composed, Driver, Parts};
@@ -170,6 +171,7 @@ pub async fn start(identity: Keypair, options: Options) -> Result<(Handle, Reads
     let mut exchange = options.exchange;
     // With its own name the client can share out with the other readers who asks the publisher for what.
     exchange.client.local = Some(peer);
+    let (up, down) = (exchange.up.clone(), exchange.down.clone());
     let meet = private && options.meet;
     let members = meet.then(|| request_response::Behaviour::new([MEMBERS], request_response::Config::default()));
     let behaviour = Composed {
@@ -208,7 +210,7 @@ pub async fn start(identity: Keypair, options: Options) -> Result<(Handle, Reads
         driver.remember(&options.members);
     }
     tokio::spawn(driver.run());
-    Ok((Handle { peer, commands }, Reads(asked)))
+    Ok((Handle { peer, up, down, commands }, Reads(asked)))
 }
 
 fn is_tcp(address: &Multiaddr) -> bool {
@@ -237,6 +239,8 @@ fn verifier() -> Verify {
 #[derive(Debug, Clone)]
 pub struct Handle {
     peer: PeerId,
+    up: Rate,
+    down: Rate,
     commands: mpsc::UnboundedSender<Command>,
 }
 
@@ -245,6 +249,12 @@ impl Handle {
     #[must_use]
     pub const fn peer_id(&self) -> PeerId {
         self.peer
+    }
+
+    /// What may pass to and from all peers together, in bytes a second; both can be changed at any time.
+    #[must_use]
+    pub const fn rates(&self) -> (&Rate, &Rate) {
+        (&self.up, &self.down)
     }
 
     /// Every address at which it can be reached, with `/p2p/ID`, announced ones first.

@@ -63,6 +63,7 @@ const METHODS: &[&str] = &[
     "id",
     "peers",
     "connect",
+    "limit",
     "health",
 ];
 

@@ -108,6 +108,7 @@ fn every_request() -> Vec<Request> {
         Request::Id,
         Request::Peers,
         Request::Connect { addr: "/ip4/127.0.0.1/tcp/1".into() },
+        Request::Limit { up: Some(1 << 20), down: None },
         Request::Health,
     ]
 }

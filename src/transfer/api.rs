@@ -89,6 +89,15 @@ pub enum Request {
         /// Multiaddr text, with or without `/p2p/ID`.
         addr: String,
     },
+    /// Change what may pass a second, and tell it: one [`Event::Limits`].
+    Limit {
+        /// Bytes a second to all peers together, 0 for no limit; absent to leave it.
+        #[serde(default)]
+        up: Option<u64>,
+        /// The same from all peers.
+        #[serde(default)]
+        down: Option<u64>,
+    },
     /// Whether the node answers: one [`Event::Healthy`].
     Health,
 }
@@ -312,6 +321,13 @@ pub enum Event {
     Connected {
         /// Peer id.
         peer_id: String,
+    },
+    /// What may pass a second, until the node ends.
+    Limits {
+        /// Bytes to all peers together, 0 for no limit.
+        up: u64,
+        /// Bytes from all peers together, 0 for no limit.
+        down: u64,
     },
     /// The node answers.
     Healthy,

@@ -242,6 +242,17 @@ impl Engine {
                 events.say(Event::Connected { peer_id: peer.to_string() }).await;
                 Ok(())
             }
+            Request::Limit { up, down } => {
+                let (to, from) = self.node()?.rates();
+                for (rate, wanted) in [(to, up), (from, down)] {
+                    if let Some(bytes) = wanted {
+                        rate.set(Some(bytes));
+                    }
+                }
+                let limits = Event::Limits { up: to.get().unwrap_or(0), down: from.get().unwrap_or(0) };
+                events.say(limits).await;
+                Ok(())
+            }
             Request::Health => {
                 events.say(Event::Healthy).await;
                 Ok(())

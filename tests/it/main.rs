@@ -14,6 +14,7 @@ mod meeting;
 mod memory;
 mod nodes;
 mod plan;
+mod rates;
 mod strange;
 mod support;
 mod swarm;

@@ -46,7 +46,8 @@ fn stream(bytes: Vec<u8>, stalls: bool, room: &Arc<Semaphore>) -> Messages {
     let verify: Verify = Arc::new(|blocks| {
         at_once(blocks.into_iter().map(|(prefix, bytes)| Block::seal(prefix, bytes)).collect()).boxed()
     });
-    let shared = Shared { verify, pool: Pool::default(), offers: offers(Version::V120) };
+    let (up, down) = (Rate::default(), Rate::default());
+    let shared = Shared { verify, pool: Pool::default(), offers: offers(Version::V120), up, down };
     messages(Came { bytes: io::Cursor::new(bytes), stalls }, shared, room.clone())
 }
 
