@@ -47,11 +47,11 @@ impl Budget {
         }
     }
 
-    /// The budget of a process that may use `limit` bytes in all, where that is known: half of it, since the program, its
-    /// connections and the index's pages need the rest.
+    /// The budget of a process that may use `limit` bytes in all, where that is known: five eighths of it, since the
+    /// program, its connections and the index's pages need the rest, 24 of 64 MiB for example.
     #[must_use]
     pub fn within(bytes: u64, limit: Option<u64>) -> Self {
-        Self::of(limit.map_or(bytes, |limit| bytes.min(limit / 2)))
+        Self::of(limit.map_or(bytes, |limit| bytes.min(limit / 8 * 5)))
     }
 }
 
@@ -135,7 +135,7 @@ mod tests {
         put(root, "proc/self/cgroup", "0::/docker/0123\n");
         put(root, "sys/fs/cgroup/memory.max", "268435456\n");
         assert_eq!(system_limit(root), Some(256 << 20));
-        assert_eq!(Budget::within(1 << 30, system_limit(root)).bytes, 128 << 20);
+        assert_eq!(Budget::within(1 << 30, system_limit(root)).bytes, 160 << 20);
         assert_eq!(Budget::within(64 << 20, system_limit(root)).bytes, 64 << 20);
     }
 }
