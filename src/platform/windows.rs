@@ -1,5 +1,6 @@
 //! Windows: the ACL inherited from the user's profile, links, and console events.
 
+use super::ProcessMemory;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::path::Path;
@@ -79,4 +80,9 @@ pub(crate) fn restore_folder(_path: &Path, _mode: Option<u32>, _mtime: Option<Sy
 /// Names are compared without regard to case.
 pub(crate) fn folds_case(_folder: &Path) -> bool {
     true
+}
+
+/// Not asked here yet.
+pub(crate) const fn process_memory() -> Option<ProcessMemory> {
+    None
 }

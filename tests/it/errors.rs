@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::{Repo, bitshoal, bounded, json_lines, noise, stderr};
+use crate::support::{Repo, bitshoal, bounded, noise, stderr};
 
 /// A CID of a file that nobody has.
 const ABSENT: &str = "bafkreifjjcie6lypi6ny7amxnfftagclbuxndqonfipmb64f2km2devei4";
@@ -108,7 +108,7 @@ fn names_that_are_not_utf8_and_read_only_folders_can_be_added() {
     let done = bounded(repo.command(&["--json", "add"]).arg(&odd));
     std::fs::set_permissions(&deep, std::fs::Permissions::from_mode(0o755)).unwrap();
     assert!(done.status.success(), "{}", stderr(&done));
-    assert!(json_lines(&done.stdout)[0]["path"]["hex"].is_string());
+    assert!(crate::support::json_lines(&done.stdout)[0]["path"]["hex"].is_string());
     assert_eq!(repo.ask(&["ls"]).len(), 1);
 }
 

@@ -134,6 +134,24 @@ pub(crate) fn read_exact_at(file: &File, mut offset: u64, mut out: &mut [u8]) ->
     Ok(())
 }
 
+/// Reads at `offset` what one call gives: 0 at the file's end.
+pub(crate) fn read_some_at(file: &File, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match file.seek_read(out, offset) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// Opens a file for reads, or for writes too, that go past the cache. None here yet: callers do without.
+pub(crate) fn open_direct(_path: &Path, _write: bool) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Read-ahead is chosen when a file is opened, not later.
+pub(crate) const fn read_as_told(_file: &File) {}
+
 pub(crate) fn write_all_at(file: &File, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
     while !data.is_empty() {
         match file.seek_write(data, offset) {
@@ -170,6 +188,16 @@ pub(crate) fn allocate(file: &File, len: u64) -> io::Result<()> {
 
 /// The system trims its cache by itself.
 pub(crate) fn drop_cache(_file: &File, _range: &Range<u64>) {}
+
+/// The system does not tell.
+pub(crate) const fn resident_range(_file: &File, _range: &Range<u64>) -> Option<Vec<bool>> {
+    None
+}
+
+/// The system does not tell.
+pub(crate) const fn cached_bytes(_file: &File, _len: u64) -> Option<u64> {
+    None
+}
 
 pub(crate) fn resident_pages(_mapping: &[u8]) -> Vec<bool> {
     Vec::new()
