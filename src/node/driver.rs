@@ -22,6 +22,7 @@ use crate::block::Cid;
 use crate::exchange::behaviour::{self, Event};
 use crate::exchange::client::SessionId;
 use crate::exchange::server::{ReadOutcome, Ticket};
+use crate::platform;
 
 /// How long listeners may take to say where they listen.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(5);
@@ -343,8 +344,14 @@ impl Driver {
             return;
         }
         let options = match (peer, addresses.first()) {
-            (Some(peer), _) => DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(addresses).build(),
-            (None, Some(address)) => DialOpts::unknown_peer_id().address(address.clone()).build(),
+            (Some(peer), _) => {
+                let known = DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(addresses);
+                if platform::SHARES_PORTS { known.build() } else { known.allocate_new_port().build() }
+            }
+            (None, Some(address)) => {
+                let unknown = DialOpts::unknown_peer_id().address(address.clone());
+                if platform::SHARES_PORTS { unknown.build() } else { unknown.allocate_new_port().build() }
+            }
             (None, None) => return,
         };
         let connection = options.connection_id();

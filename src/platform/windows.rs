@@ -10,6 +10,10 @@ use tokio::signal::windows::{
     CtrlBreak, CtrlC, CtrlClose, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown,
 };
 
+/// Whether connections may be made from a port that one listens at. Here which of two sockets gets what arrives at their
+/// port is undefined (and in wine the second is refused).
+pub(crate) const SHARES_PORTS: bool = false;
+
 /// Nothing to set: a file inherits the folder's ACL, and the default repo lies in the user's profile, which others cannot
 /// read. A repo elsewhere is as private as the folder that the user chose.
 pub(crate) fn keep_private(_options: &mut OpenOptions) {}
