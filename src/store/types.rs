@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use super::file::platform;
 use crate::block::{Cid, Multihash};
 
 /// How many leaves make an extent: [`Activation::extents`] has the offset of every so-manyth leaf, so that somebody who
@@ -170,6 +171,13 @@ pub struct FileIdentity {
     pub device: u64,
     /// Inode or file id.
     pub inode: u128,
+}
+
+impl FileIdentity {
+    /// Whether it is the same file, maybe after a boot, by all that lasts so long.
+    pub(crate) const fn is_still(&self, then: &Self) -> bool {
+        self.inode == then.inode && (self.device == then.device || !platform::DEVICE_NUMBERS_LAST)
+    }
 }
 
 /// What a file looks like from outside, to tell whether it is still what it was.
@@ -342,7 +350,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            map_bytes: super::file::platform::MAP_BYTES,
+            map_bytes: platform::MAP_BYTES,
             window_bytes: 8 << 20,
             windows_bytes_max: 64 << 20,
             reader: ReaderKind::Mmap,

@@ -194,7 +194,11 @@ fn the_command_line_knows_folders() {
     assert_eq!(added.last().unwrap()["path"], path);
     let listed = repo.ask(&["ls"]);
     assert_eq!(listed.len(), 1);
-    assert_eq!((&listed[0]["cid"], &listed[0]["path"], &listed[0]["files"]), (&cid.into(), &path.into(), &304.into()));
+    let files = if cfg!(unix) { 304 } else { 303 }; // A link is planted only on unix.
+    assert_eq!(
+        (&listed[0]["cid"], &listed[0]["path"], &listed[0]["files"]),
+        (&cid.into(), &path.into(), &files.into())
+    );
     assert_eq!(repo.ask(&["stat", cid]), listed);
     let wrapped = repo.ask(&["add", "--only-hash", "-w", path, &format!("{path}/none")]);
     let paths: Vec<&str> = wrapped.iter().map(|event| event["path"].as_str().unwrap()).collect();
