@@ -146,7 +146,6 @@ impl Daemon {
         self.address().rsplit('/').next().unwrap()
     }
 
-    #[cfg(target_os = "linux")]
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -16,10 +16,11 @@ use std::ptr::{null, null_mut};
 use std::sync::atomic::AtomicBool;
 
 use windows_sys::Win32::Storage::FileSystem::{
-    BY_HANDLE_FILE_INFORMATION, FILE_ATTRIBUTE_HIDDEN, FILE_BASIC_INFO, FILE_FLAG_BACKUP_SEMANTICS,
-    FILE_FLAG_OPEN_REPARSE_POINT, FILE_ID_INFO, FILE_INFO_BY_HANDLE_CLASS, FILE_STANDARD_INFO, FileBasicInfo,
-    FileIdInfo, FileStandardInfo, GetDiskFreeSpaceExW, GetDriveTypeW, GetFileInformationByHandle,
-    GetFileInformationByHandleEx, GetVolumeInformationW, GetVolumePathNameW, MOVEFILE_WRITE_THROUGH, MoveFileExW,
+    BY_HANDLE_FILE_INFORMATION, FILE_ATTRIBUTE_HIDDEN, FILE_ATTRIBUTE_REPARSE_POINT, FILE_BASIC_INFO,
+    FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_NO_BUFFERING, FILE_FLAG_OPEN_REPARSE_POINT, FILE_ID_INFO,
+    FILE_INFO_BY_HANDLE_CLASS, FILE_STANDARD_INFO, FileBasicInfo, FileIdInfo, FileStandardInfo, GetDiskFreeSpaceExW,
+    GetDriveTypeW, GetFileInformationByHandle, GetFileInformationByHandleEx, GetVolumeInformationW, GetVolumePathNameW,
+    MOVEFILE_WRITE_THROUGH, MoveFileExW,
 };
 use windows_sys::Win32::System::IO::DeviceIoControl;
 use windows_sys::Win32::System::Ioctl::FSCTL_SET_SPARSE;
@@ -113,7 +114,27 @@ pub(crate) fn stamp_at(path: &Path) -> io::Result<Stamp> {
 
 /// Opens a file for reading, but follows no link.
 pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
-    std::fs::OpenOptions::new().read(true).custom_flags(FILE_FLAG_OPEN_REPARSE_POINT).open(path)
+    open_unlinked(std::fs::OpenOptions::new().read(true), path)
+}
+
+/// Opens a file to read and write what is in it, but follows no link.
+pub(crate) fn open_to_complete(path: &Path) -> io::Result<File> {
+    open_unlinked(std::fs::OpenOptions::new().read(true).write(true), path)
+}
+
+/// Opens what has this very name. Files that a filter keeps elsewhere (deduplicated, in the cloud) show their content only
+/// to who follows their reparse point, which leads to no other file.
+fn open_unlinked(options: &mut std::fs::OpenOptions, path: &Path) -> io::Result<File> {
+    let file = options.custom_flags(FILE_FLAG_OPEN_REPARSE_POINT).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.file_type().is_symlink() {
+        return Err(io::Error::other("it is a link"));
+    }
+    if metadata.file_attributes() & FILE_ATTRIBUTE_REPARSE_POINT == 0 {
+        return Ok(file);
+    }
+    let followed = options.custom_flags(0).open(path)?;
+    if identity(&followed)? == identity(&file)? { Ok(followed) } else { Err(io::Error::other("it is a link")) }
 }
 
 /// What a file looks like, when it is an ordinary one, and what its owner says of it.
@@ -183,9 +204,9 @@ pub(crate) fn read_some_at(file: &File, offset: u64, out: &mut [u8]) -> io::Resu
     }
 }
 
-/// Opens a file for reads, or for writes too, that go past the cache. None here yet: callers do without.
-pub(crate) fn open_direct(_path: &Path, _write: bool) -> io::Result<File> {
-    Err(io::ErrorKind::Unsupported.into())
+/// Opens a file for reads, or for writes too, that go past the cache.
+pub(crate) fn open_direct(path: &Path, write: bool) -> io::Result<File> {
+    std::fs::OpenOptions::new().read(true).write(write).custom_flags(FILE_FLAG_NO_BUFFERING).open(path)
 }
 
 /// Read-ahead is chosen when a file is opened, not later.
