@@ -43,7 +43,7 @@ fn bad_cids_and_paths_are_refused_before_anything_is_made() {
     let said = get("bafyreifrm6uf5o4dsaacuszf35zhibyojlqclabzrms7iak67pf62jygaq", &output);
     assert!(said.contains("codec 0x71"), "{said}");
     let said = get(ABSENT, &work.join("no/such/folder/out.bin"));
-    assert!(said.contains("no/such/folder") && said.contains("does not exist"), "{said}");
+    assert!(said.contains("parent-missing") && said.contains("folder does not exist"), "{said}");
     std::fs::write(&output, b"mine").unwrap();
     let said = get(ABSENT, &output);
     assert!(said.contains("exists already") && said.contains("--into-existing"), "{said}");

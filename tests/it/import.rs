@@ -19,6 +19,9 @@ fn cut_small() -> AddOptions {
     AddOptions { chunker: Some("size-16".into()), max_file_links: Some(32), ..AddOptions::default() }
 }
 
+/// Files that are planted. A link only on unix: not everybody may make one on Windows, and nobody in Wine.
+const PLANTED: u64 = if cfg!(unix) { 304 } else { 303 };
+
 fn plant(root: &Path) {
     for folder in ["deep/er/still", "empty", "many", "sp ace/ünï"] {
         fs::create_dir_all(root.join(folder)).unwrap();
@@ -99,7 +102,7 @@ fn a_folder_that_is_added_again_takes_its_own_place() {
     let collections = store.collections().unwrap();
     assert_eq!(collections.len(), 1);
     assert_eq!((collections[0].root, collections[0].path.as_ref()), (Some(after.cid), Some(&original)));
-    assert_eq!((collections[0].files, collections[0].size), (304, after.size));
+    assert_eq!((collections[0].files, collections[0].size), (PLANTED, after.size));
     assert_eq!(store.files().unwrap().len(), files);
     blocks(&store, after.cid);
 }
@@ -194,15 +197,16 @@ fn the_command_line_knows_folders() {
     assert_eq!(added.last().unwrap()["path"], path);
     let listed = repo.ask(&["ls"]);
     assert_eq!(listed.len(), 1);
-    let files = if cfg!(unix) { 304 } else { 303 }; // A link is planted only on unix.
     assert_eq!(
         (&listed[0]["cid"], &listed[0]["path"], &listed[0]["files"]),
-        (&cid.into(), &path.into(), &files.into())
+        (&cid.into(), &path.into(), &PLANTED.into())
     );
     assert_eq!(repo.ask(&["stat", cid]), listed);
-    let wrapped = repo.ask(&["add", "--only-hash", "-w", path, &format!("{path}/none")]);
+    let none = original.join("none");
+    let none = none.to_str().unwrap();
+    let wrapped = repo.ask(&["add", "--only-hash", "-w", path, none]);
     let paths: Vec<&str> = wrapped.iter().map(|event| event["path"].as_str().unwrap()).collect();
-    assert_eq!(paths, [path, &format!("{path}/none"), ""]);
+    assert_eq!(paths, [path, none, ""]);
     assert_eq!(wrapped[0]["cid"], cid);
 
     let verified = repo.ask(&["verify", cid]);

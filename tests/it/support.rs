@@ -267,6 +267,22 @@ pub(crate) fn noise(path: &Path, size: usize, seed: u64) {
     std::fs::File::create(path).unwrap().write_all(&bytes).unwrap();
 }
 
+/// Gives a file's name to another file. Windows keeps the name of an open file from others (unless renames are as in
+/// POSIX, which Wine's are not), so programs that save there rename the old one first.
+pub(crate) fn replace(new: &Path, path: &Path) {
+    if cfg!(windows) && path.exists() {
+        std::fs::rename(path, path.with_extension("old")).unwrap();
+    }
+    std::fs::rename(new, path).unwrap();
+}
+
+/// Removes a file whose name must be gone at once; see [`replace`].
+pub(crate) fn remove(path: &Path) {
+    let gone = path.with_extension("gone");
+    std::fs::rename(path, &gone).unwrap();
+    std::fs::remove_file(&gone).unwrap();
+}
+
 pub(crate) fn assert_same(a: &Path, b: &Path) {
     assert!(std::fs::read(a).unwrap() == std::fs::read(b).unwrap(), "{} and {} differ", a.display(), b.display());
 }
