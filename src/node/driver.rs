@@ -260,6 +260,13 @@ impl Driver {
                     peer.agent = Some(info.agent_version.chars().take(128).collect());
                 }
             }
+            // A machine that lost its power or its network never says that it is gone. Who does not know probes says so.
+            SwarmEvent::Behaviour(ComposedEvent::Ping(ping::Event { peer, connection, result: Err(failure) }))
+                if !matches!(failure, ping::Failure::Unsupported) =>
+            {
+                tracing::info!(%peer, %failure, "not answering");
+                self.swarm.close_connection(connection);
+            }
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, num_established, .. } => {
                 let dialled = self.dials.remove(&connection_id);
                 self.redial.connected(peer_id, dialled.as_ref().map(|(target, _)| target));
