@@ -9,9 +9,9 @@ use bitshoal::dag::unixfs::{Data, Kind};
 use bitshoal::store::{NewCollection, Options, Store};
 use bytes::Bytes;
 
-use crate::support::{Repo, json_lines, noise};
 #[cfg(unix)]
-use crate::support::{bounded, stderr};
+use crate::support::bounded;
+use crate::support::{Repo, json_lines, noise, stderr};
 
 const MIB: usize = 1 << 20;
 

@@ -263,10 +263,6 @@ pub(crate) fn mostly_resident(_file: &File, _range: &Range<u64>) -> bool {
     true
 }
 
-pub(crate) fn resident_bytes(_file: &File, len: u64) -> u64 {
-    len
-}
-
 pub(crate) fn next_data(_file: &File, _offset: u64) -> Option<u64> {
     None
 }
