@@ -176,7 +176,9 @@ pub struct FileIdentity {
 impl FileIdentity {
     /// Whether it is the same file, maybe after a boot, by all that lasts so long.
     pub(crate) const fn is_still(&self, then: &Self) -> bool {
-        self.inode == then.inode && (self.device == then.device || !platform::DEVICE_NUMBERS_LAST)
+        // File systems without a number of their own say 0; Wine says so of files that have been renamed.
+        let tells = platform::DEVICE_NUMBERS_LAST && self.device != 0 && then.device != 0;
+        self.inode == then.inode && (self.device == then.device || !tells)
     }
 }
 
@@ -189,6 +191,13 @@ pub struct Stamp {
     pub len: u64,
     /// When it was last written, in nanoseconds since 1970.
     pub mtime_ns: i64,
+}
+
+impl Stamp {
+    /// Whether a file still looks as it did then.
+    pub(crate) const fn is_still(&self, then: &Self) -> bool {
+        self.identity.is_still(&then.identity) && self.len == then.len && self.mtime_ns == then.mtime_ns
+    }
 }
 
 /// What a file's owner says of it, which a DAG may keep.
