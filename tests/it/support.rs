@@ -39,6 +39,10 @@ impl Repo {
         let repo = Self { path: folder.join(name) };
         let done = repo.command(&["init"]).args(arguments).output().unwrap();
         assert!(done.status.success(), "{}", stderr(&done));
+        // Where ports are not shared only one of all that run at a time could listen at the usual one.
+        let settings = repo.path.join("node.toml");
+        let text = std::fs::read_to_string(&settings).unwrap();
+        std::fs::write(&settings, format!("listen = [\"/ip4/127.0.0.1/tcp/0\"]\n{text}")).unwrap();
         repo
     }
 
