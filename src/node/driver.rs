@@ -22,6 +22,7 @@ use crate::block::Cid;
 use crate::exchange::behaviour::{self, Event};
 use crate::exchange::client::SessionId;
 use crate::exchange::server::{ReadOutcome, Ticket};
+use crate::platform;
 
 /// How long listeners may take to say where they listen.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(5);
@@ -259,6 +260,13 @@ impl Driver {
                     peer.agent = Some(info.agent_version.chars().take(128).collect());
                 }
             }
+            // A machine that lost its power or its network never says that it is gone. Who does not know probes says so.
+            SwarmEvent::Behaviour(ComposedEvent::Ping(ping::Event { peer, connection, result: Err(failure) }))
+                if !matches!(failure, ping::Failure::Unsupported) =>
+            {
+                tracing::info!(%peer, %failure, "not answering");
+                self.swarm.close_connection(connection);
+            }
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, num_established, .. } => {
                 let dialled = self.dials.remove(&connection_id);
                 self.redial.connected(peer_id, dialled.as_ref().map(|(target, _)| target));
@@ -343,8 +351,14 @@ impl Driver {
             return;
         }
         let options = match (peer, addresses.first()) {
-            (Some(peer), _) => DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(addresses).build(),
-            (None, Some(address)) => DialOpts::unknown_peer_id().address(address.clone()).build(),
+            (Some(peer), _) => {
+                let known = DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(addresses);
+                if platform::SHARES_PORTS { known.build() } else { known.allocate_new_port().build() }
+            }
+            (None, Some(address)) => {
+                let unknown = DialOpts::unknown_peer_id().address(address.clone());
+                if platform::SHARES_PORTS { unknown.build() } else { unknown.allocate_new_port().build() }
+            }
             (None, None) => return,
         };
         let connection = options.connection_id();

@@ -44,10 +44,10 @@ const CONNECTIONS_PER_PEER: u32 = 3;
 /// Handshakes under way in each direction; more wait their turn or are refused.
 const HANDSHAKES_MAX: u32 = 128;
 
-/// How often an idle connection is probed.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// How often a connection is probed.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long a probe may take before the connection is given up.
+/// How long a probe may take. The second in a row that fails ends the connection.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a node is told at its start.

@@ -11,6 +11,9 @@ use std::time::SystemTime;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// Whether connections may be made from a port that one listens at.
+pub(crate) const SHARES_PORTS: bool = true;
+
 /// Makes a file that is created with these options readable by its owner alone, from its first instant.
 pub(crate) fn keep_private(options: &mut OpenOptions) {
     options.mode(0o600);

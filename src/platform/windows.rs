@@ -1,5 +1,7 @@
-//! Windows: the ACL inherited from the user's profile, links, and console events.
+//! Windows: the ACL inherited from the user's profile, links, console events, and what the process takes.
+#![allow(unsafe_code, reason = "the process's memory has no safe interface")]
 
+use super::ProcessMemory;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::path::Path;
@@ -8,6 +10,12 @@ use std::time::SystemTime;
 use tokio::signal::windows::{
     CtrlBreak, CtrlC, CtrlClose, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown,
 };
+use windows_sys::Win32::System::ProcessStatus::{K32GetProcessMemoryInfo, PROCESS_MEMORY_COUNTERS_EX};
+use windows_sys::Win32::System::Threading::GetCurrentProcess;
+
+/// Whether connections may be made from a port that one listens at. Here which of two sockets gets what arrives at their
+/// port is undefined (and in wine the second is refused).
+pub(crate) const SHARES_PORTS: bool = false;
 
 /// Nothing to set: a file inherits the folder's ACL, and the default repo lies in the user's profile, which others cannot
 /// read. A repo elsewhere is as private as the folder that the user chose.
@@ -79,4 +87,17 @@ pub(crate) fn restore_folder(_path: &Path, _mode: Option<u32>, _mtime: Option<Sy
 /// Names are compared without regard to case.
 pub(crate) fn folds_case(_folder: &Path) -> bool {
     true
+}
+
+/// What the process takes, in bytes: what it has been promised, in memory or not, and what is in memory beside that.
+pub(crate) fn process_memory() -> Option<ProcessMemory> {
+    let size = u32::try_from(size_of::<PROCESS_MEMORY_COUNTERS_EX>()).ok()?;
+    let mut counters = PROCESS_MEMORY_COUNTERS_EX { cb: size, ..Default::default() };
+    // SAFETY: the handle that stands for this process is always valid. The longer structure begins with the fields of the
+    // shorter one that the function's type names, and the size tells which of the two it is.
+    let told = unsafe { K32GetProcessMemoryInfo(GetCurrentProcess(), (&raw mut counters).cast(), size) };
+    (told != 0).then(|| ProcessMemory {
+        anonymous_bytes: counters.PrivateUsage as u64,
+        mapped_bytes: counters.WorkingSetSize.saturating_sub(counters.PrivateUsage) as u64,
+    })
 }

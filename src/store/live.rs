@@ -137,12 +137,12 @@ impl Live {
         }
     }
 
-    /// Compares what the file looks like now with what it looked like when we learnt it. The device's number is not
-    /// compared: it may change with every boot. Of a file that we write the time of change says nothing.
+    /// Compares what the file looks like now with what it looked like when we learnt it. Of a file that we write the time
+    /// of change says nothing.
     pub(super) fn difference(&self, now: &Stamp) -> Option<&'static str> {
         let stored = self.stored();
         let Some(then) = &stored.stamp else { return Some("was never completely made") };
-        if then.identity.inode != now.identity.inode {
+        if !now.identity.is_still(&then.identity) {
             Some("has been replaced by another file")
         } else if then.len != now.len {
             Some("has another length than before")

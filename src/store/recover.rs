@@ -124,7 +124,7 @@ fn ours(path: &Path, then: Option<&Stamp>) -> Result<Stamp, String> {
     match platform::stamp_at(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(format!("{name} is gone")),
         Err(e) => Err(format!("{name}: {e}")),
-        Ok(now) if now.identity.inode != then.identity.inode => Err(format!("{name} is another file now")),
+        Ok(now) if !now.identity.is_still(&then.identity) => Err(format!("{name} is another file now")),
         Ok(now) if now.len != then.len => Err(format!("{name} has {} bytes instead of {}", now.len, then.len)),
         Ok(now) => Ok(now),
     }
@@ -138,7 +138,7 @@ fn remove_own_part(stored: &Stored) {
     }
     let Ok(now) = platform::stamp_at(&stored.path) else { return };
     let is_ours = match &stored.stamp {
-        Some(then) => then.identity.inode == now.identity.inode && (now.len == then.len || now.len == 0),
+        Some(then) => now.identity.is_still(&then.identity) && (now.len == then.len || now.len == 0),
         None => now.len == 0,
     };
     if is_ours {

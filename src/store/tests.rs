@@ -45,6 +45,14 @@ fn options() -> Options {
     Options { recheck: std::time::Duration::ZERO, window_bytes: 1 << 16, ..Options::default() }
 }
 
+/// Removes a file whose name must be gone at once. Windows keeps the name of an open file (unless removals are as in POSIX,
+/// which Wine's are not), but lets it be renamed.
+fn remove(path: &Path) {
+    let gone = path.with_extension("gone");
+    std::fs::rename(path, &gone).unwrap();
+    std::fs::remove_file(&gone).unwrap();
+}
+
 /// Bytes that differ from leaf to leaf, by a seed.
 fn content(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use super::file::platform;
 use crate::block::{Cid, Multihash};
 
 /// How many leaves make an extent: [`Activation::extents`] has the offset of every so-manyth leaf, so that somebody who
@@ -172,6 +173,15 @@ pub struct FileIdentity {
     pub inode: u128,
 }
 
+impl FileIdentity {
+    /// Whether it is the same file, maybe after a boot, by all that lasts so long.
+    pub(crate) const fn is_still(&self, then: &Self) -> bool {
+        // File systems without a number of their own say 0; Wine says so of files that have been renamed.
+        let tells = platform::DEVICE_NUMBERS_LAST && self.device != 0 && then.device != 0;
+        self.inode == then.inode && (self.device == then.device || !tells)
+    }
+}
+
 /// What a file looks like from outside, to tell whether it is still what it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
@@ -181,6 +191,13 @@ pub struct Stamp {
     pub len: u64,
     /// When it was last written, in nanoseconds since 1970.
     pub mtime_ns: i64,
+}
+
+impl Stamp {
+    /// Whether a file still looks as it did then.
+    pub(crate) const fn is_still(&self, then: &Self) -> bool {
+        self.identity.is_still(&then.identity) && self.len == then.len && self.mtime_ns == then.mtime_ns
+    }
 }
 
 /// What a file's owner says of it, which a DAG may keep.
@@ -342,7 +359,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            map_bytes: super::file::platform::MAP_BYTES,
+            map_bytes: platform::MAP_BYTES,
             window_bytes: 8 << 20,
             windows_bytes_max: 64 << 20,
             reader: ReaderKind::Mmap,

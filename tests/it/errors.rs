@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::{Repo, bitshoal, bounded, json_lines, noise, stderr};
+use crate::support::{Repo, bitshoal, bounded, noise, stderr};
 
 /// A CID of a file that nobody has.
 const ABSENT: &str = "bafkreifjjcie6lypi6ny7amxnfftagclbuxndqonfipmb64f2km2devei4";
@@ -43,7 +43,7 @@ fn bad_cids_and_paths_are_refused_before_anything_is_made() {
     let said = get("bafyreifrm6uf5o4dsaacuszf35zhibyojlqclabzrms7iak67pf62jygaq", &output);
     assert!(said.contains("codec 0x71"), "{said}");
     let said = get(ABSENT, &work.join("no/such/folder/out.bin"));
-    assert!(said.contains("no/such/folder") && said.contains("does not exist"), "{said}");
+    assert!(said.contains("parent-missing") && said.contains("folder does not exist"), "{said}");
     std::fs::write(&output, b"mine").unwrap();
     let said = get(ABSENT, &output);
     assert!(said.contains("exists already") && said.contains("--into-existing"), "{said}");
@@ -108,7 +108,7 @@ fn names_that_are_not_utf8_and_read_only_folders_can_be_added() {
     let done = bounded(repo.command(&["--json", "add"]).arg(&odd));
     std::fs::set_permissions(&deep, std::fs::Permissions::from_mode(0o755)).unwrap();
     assert!(done.status.success(), "{}", stderr(&done));
-    assert!(json_lines(&done.stdout)[0]["path"]["hex"].is_string());
+    assert!(crate::support::json_lines(&done.stdout)[0]["path"]["hex"].is_string());
     assert_eq!(repo.ask(&["ls"]).len(), 1);
 }
 

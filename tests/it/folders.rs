@@ -9,9 +9,9 @@ use bitshoal::dag::unixfs::{Data, Kind};
 use bitshoal::store::{NewCollection, Options, Store};
 use bytes::Bytes;
 
-use crate::support::{Repo, json_lines, noise};
 #[cfg(unix)]
-use crate::support::{bounded, stderr};
+use crate::support::bounded;
+use crate::support::{Repo, json_lines, noise, stderr};
 
 const MIB: usize = 1 << 20;
 
@@ -514,8 +514,10 @@ fn folders_that_lead_outside_are_refused() {
     }
     let output = target.join("links");
     let events = reader.ask(&["get", &links.cid().to_string(), "-o", output.to_str().unwrap()]);
-    let there = ["around", "ok", "sub", "sub/planted"].map(PathBuf::from);
-    assert_eq!(tree(&output).into_keys().collect::<Vec<_>>(), there);
+    let mut there = tree(&output);
+    // Not everybody may make a link on Windows, and nobody in Wine.
+    assert!(there.remove(Path::new("around")).is_some() || cfg!(windows));
+    assert_eq!(there.into_keys().collect::<Vec<_>>(), ["ok", "sub", "sub/planted"].map(PathBuf::from));
     let message = events.last().unwrap()["message"].as_str().unwrap().to_owned();
     for left_out in ["absolute", "through", "up"] {
         assert!(message.contains(&format!("{left_out} (it may point outside")), "{message}");

@@ -19,6 +19,9 @@ fn cut_small() -> AddOptions {
     AddOptions { chunker: Some("size-16".into()), max_file_links: Some(32), ..AddOptions::default() }
 }
 
+/// Files that are planted. A link only on unix: not everybody may make one on Windows, and nobody in Wine.
+const PLANTED: u64 = if cfg!(unix) { 304 } else { 303 };
+
 fn plant(root: &Path) {
     for folder in ["deep/er/still", "empty", "many", "sp ace/ünï"] {
         fs::create_dir_all(root.join(folder)).unwrap();
@@ -99,7 +102,7 @@ fn a_folder_that_is_added_again_takes_its_own_place() {
     let collections = store.collections().unwrap();
     assert_eq!(collections.len(), 1);
     assert_eq!((collections[0].root, collections[0].path.as_ref()), (Some(after.cid), Some(&original)));
-    assert_eq!((collections[0].files, collections[0].size), (304, after.size));
+    assert_eq!((collections[0].files, collections[0].size), (PLANTED, after.size));
     assert_eq!(store.files().unwrap().len(), files);
     blocks(&store, after.cid);
 }
@@ -194,11 +197,16 @@ fn the_command_line_knows_folders() {
     assert_eq!(added.last().unwrap()["path"], path);
     let listed = repo.ask(&["ls"]);
     assert_eq!(listed.len(), 1);
-    assert_eq!((&listed[0]["cid"], &listed[0]["path"], &listed[0]["files"]), (&cid.into(), &path.into(), &304.into()));
+    assert_eq!(
+        (&listed[0]["cid"], &listed[0]["path"], &listed[0]["files"]),
+        (&cid.into(), &path.into(), &PLANTED.into())
+    );
     assert_eq!(repo.ask(&["stat", cid]), listed);
-    let wrapped = repo.ask(&["add", "--only-hash", "-w", path, &format!("{path}/none")]);
+    let none = original.join("none");
+    let none = none.to_str().unwrap();
+    let wrapped = repo.ask(&["add", "--only-hash", "-w", path, none]);
     let paths: Vec<&str> = wrapped.iter().map(|event| event["path"].as_str().unwrap()).collect();
-    assert_eq!(paths, [path, &format!("{path}/none"), ""]);
+    assert_eq!(paths, [path, none, ""]);
     assert_eq!(wrapped[0]["cid"], cid);
 
     let verified = repo.ask(&["verify", cid]);
@@ -210,7 +218,10 @@ fn the_command_line_knows_folders() {
     let told = String::from_utf8(done.stdout).unwrap();
     let bad = told.lines().filter(|line| line.contains("\"event\":\"bad\"")).count();
     assert_eq!(bad, 2, "{told}");
-    assert!(told.contains("many/5") && told.contains("\"bad_bytes\":14"), "{told}");
+    assert!(
+        told.contains(if cfg!(windows) { "many\\\\5" } else { "many/5" }) && told.contains("\"bad_bytes\":14"),
+        "{told}"
+    );
     repo.ask(&["rm", cid]);
     assert_eq!(repo.ask(&["ls"]).len(), 0);
     assert!(original.join("many/3").exists());

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::support::{PATIENCE, Repo, Running, assert_same, noise};
+use crate::support::{PATIENCE, Repo, Running, assert_same, noise, remove, replace};
 #[cfg(target_os = "linux")]
 use crate::support::{bounded, say};
 
@@ -66,9 +66,9 @@ fn harm(path: &Path, how: Harm) {
         Harm::Replace => {
             let other = path.with_extension("other");
             noise(&other, 3 * MIB, 99);
-            fs::rename(&other, path).unwrap();
+            replace(&other, path);
         }
-        Harm::Delete => fs::remove_file(path).unwrap(),
+        Harm::Delete => remove(path),
     }
 }
 
@@ -113,7 +113,7 @@ fn what_becomes_of_a_file_under_eight_readers_costs_its_blocks_alone() {
             marked()
         });
         // The same bytes are back: everybody gets to the end, from wherever they were.
-        fs::rename(&kept, &victim).unwrap();
+        replace(&kept, &victim);
         for (pull, copy) in pulls.into_iter().zip(&copies) {
             assert!(pull.finish());
             assert_same(&victim, copy);

@@ -39,6 +39,10 @@ impl Repo {
         let repo = Self { path: folder.join(name) };
         let done = repo.command(&["init"]).args(arguments).output().unwrap();
         assert!(done.status.success(), "{}", stderr(&done));
+        // Where ports are not shared only one of all that run at a time could listen at the usual one.
+        let settings = repo.path.join("node.toml");
+        let text = std::fs::read_to_string(&settings).unwrap();
+        std::fs::write(&settings, format!("listen = [\"/ip4/127.0.0.1/tcp/0\"]\n{text}")).unwrap();
         repo
     }
 
@@ -146,7 +150,6 @@ impl Daemon {
         self.address().rsplit('/').next().unwrap()
     }
 
-    #[cfg(target_os = "linux")]
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -266,6 +269,22 @@ pub(crate) fn noise(path: &Path, size: usize, seed: u64) {
     }
     bytes.truncate(size);
     std::fs::File::create(path).unwrap().write_all(&bytes).unwrap();
+}
+
+/// Gives a file's name to another file. Windows keeps the name of an open file from others (unless renames are as in
+/// POSIX, which Wine's are not), so programs that save there rename the old one first.
+pub(crate) fn replace(new: &Path, path: &Path) {
+    if cfg!(windows) && path.exists() {
+        std::fs::rename(path, path.with_extension("old")).unwrap();
+    }
+    std::fs::rename(new, path).unwrap();
+}
+
+/// Removes a file whose name must be gone at once; see [`replace`].
+pub(crate) fn remove(path: &Path) {
+    let gone = path.with_extension("gone");
+    std::fs::rename(path, &gone).unwrap();
+    std::fs::remove_file(&gone).unwrap();
 }
 
 pub(crate) fn assert_same(a: &Path, b: &Path) {

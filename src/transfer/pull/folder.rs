@@ -22,7 +22,7 @@ use crate::block::{BLOCK_BYTES_MAX, Block, Cid, Multihash, RAW, known_content};
 use crate::dag::path::{Rules, Select};
 use crate::dag::walk::Claim;
 use crate::node::{Session, SessionEvent};
-use crate::store::{CollectionId, FileRecord, FileState, Member, NewCollection, Restore, Store, WholeFile};
+use crate::store::{CollectionId, FileRecord, FileState, Member, NewCollection, Restore, Stamp, Store, WholeFile};
 use crate::transfer::failure::{Failure, from_store, from_walk, from_write};
 use crate::transfer::fetch::Part;
 use crate::transfer::plan::widen;
@@ -683,7 +683,8 @@ fn begin(store: &Store, root: &Cid, output: PathBuf, into_existing: bool) -> Res
 
 /// Whether the file is there and looks as when we last knew its bytes. What does not is compared with what it should be.
 fn is_as_it_was(file: &FileRecord) -> bool {
-    file.trouble.is_none() && crate::store::stamp_at(&file.path).is_ok_and(|now| file.stamp == Some(now))
+    let looks_so = |now: Stamp| file.stamp.is_some_and(|then| now.is_still(&then));
+    file.trouble.is_none() && crate::store::stamp_at(&file.path).is_ok_and(looks_so)
 }
 
 fn restore_of(contents: &Contents) -> Restore {

@@ -24,6 +24,9 @@ pub(crate) const MAP_BYTES: usize = if usize::BITS >= 64 { 16 << 30 } else { 512
 /// Whether [`guarded_copy`] works, so that mapped windows may be used.
 pub(crate) const MMAP_GUARDED: bool = true;
 
+/// A device's number may change with every boot.
+pub(crate) const DEVICE_NUMBERS_LAST: bool = false;
+
 pub(crate) fn path_to_bytes(path: &Path) -> Vec<u8> {
     path.as_os_str().as_bytes().to_vec()
 }

@@ -16,9 +16,11 @@ use std::ptr::{null, null_mut};
 use std::sync::atomic::AtomicBool;
 
 use windows_sys::Win32::Storage::FileSystem::{
-    BY_HANDLE_FILE_INFORMATION, FILE_ALLOCATION_INFO, FILE_ATTRIBUTE_HIDDEN, FILE_FLAG_OPEN_REPARSE_POINT,
-    FileAllocationInfo, GetDiskFreeSpaceExW, GetDriveTypeW, GetFileInformationByHandle, GetVolumeInformationW,
-    GetVolumePathNameW, MOVEFILE_WRITE_THROUGH, MoveFileExW, SetFileInformationByHandle,
+    BY_HANDLE_FILE_INFORMATION, FILE_ATTRIBUTE_HIDDEN, FILE_ATTRIBUTE_REPARSE_POINT, FILE_BASIC_INFO,
+    FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_NO_BUFFERING, FILE_FLAG_OPEN_REPARSE_POINT, FILE_ID_INFO,
+    FILE_INFO_BY_HANDLE_CLASS, FILE_STANDARD_INFO, FileBasicInfo, FileIdInfo, FileStandardInfo, GetDiskFreeSpaceExW,
+    GetDriveTypeW, GetFileInformationByHandle, GetFileInformationByHandleEx, GetVolumeInformationW, GetVolumePathNameW,
+    MOVEFILE_WRITE_THROUGH, MoveFileExW,
 };
 use windows_sys::Win32::System::IO::DeviceIoControl;
 use windows_sys::Win32::System::Ioctl::FSCTL_SET_SPARSE;
@@ -29,6 +31,9 @@ use crate::store::{Attributes, FileIdentity, Restore, Stamp};
 pub(crate) const MAP_BYTES: usize = 64 << 20;
 /// Whether [`guarded_copy`] works, so that mapped windows may be used.
 pub(crate) const MMAP_GUARDED: bool = false;
+
+/// A volume keeps its number until it is formatted.
+pub(crate) const DEVICE_NUMBERS_LAST: bool = true;
 
 /// winbase.h
 const DRIVE_REMOTE: u32 = 4;
@@ -49,32 +54,87 @@ pub(crate) fn path_from_bytes(bytes: &[u8]) -> Option<PathBuf> {
     Some(PathBuf::from(OsString::from_wide(&wide)))
 }
 
+/// An error for a file that has been removed: where no POSIX semantics are (network drives, old file systems), its name
+/// stays until the last of those who have it open lets go, and that may be us.
 pub(crate) fn stamp(file: &File) -> io::Result<Stamp> {
-    // SAFETY: all-zero is a valid value of this plain structure, and the handle is open.
-    let info = unsafe {
-        let mut info: BY_HANDLE_FILE_INFORMATION = zeroed();
-        check(GetFileInformationByHandle(file.as_raw_handle(), &raw mut info))?;
-        info
+    // SAFETY: each structure is the one of its class; all-zero is a valid value of them.
+    let (basic, standard) = unsafe {
+        (
+            information::<FILE_BASIC_INFO>(file, FileBasicInfo)?,
+            information::<FILE_STANDARD_INFO>(file, FileStandardInfo)?,
+        )
     };
-    let wide = |high: u32, low: u32| (u64::from(high) << 32) | u64::from(low);
-    let written = wide(info.ftLastWriteTime.dwHighDateTime, info.ftLastWriteTime.dwLowDateTime);
+    if standard.DeletePending {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "it has been removed"));
+    }
     Ok(Stamp {
-        identity: FileIdentity {
-            device: u64::from(info.dwVolumeSerialNumber),
-            inode: u128::from(wide(info.nFileIndexHigh, info.nFileIndexLow)),
-        },
-        len: wide(info.nFileSizeHigh, info.nFileSizeLow),
-        mtime_ns: i64::try_from(written).unwrap_or(i64::MAX).saturating_sub(EPOCH_DIFFERENCE).saturating_mul(100),
+        identity: identity(file)?,
+        len: u64::try_from(standard.EndOfFile).unwrap_or(0),
+        mtime_ns: basic.LastWriteTime.saturating_sub(EPOCH_DIFFERENCE).saturating_mul(100),
     })
 }
 
+fn identity(file: &File) -> io::Result<FileIdentity> {
+    // SAFETY: the structure is the one of its class; all-zero is a valid value of it.
+    match unsafe { information::<FILE_ID_INFO>(file, FileIdInfo) } {
+        Ok(id) => {
+            let inode = u128::from_le_bytes(id.FileId.Identifier);
+            Ok(FileIdentity { device: id.VolumeSerialNumber, inode })
+        }
+        // FAT and some network drives have no such long numbers.
+        Err(_) => {
+            // SAFETY: all-zero is a valid value of this plain structure, and the handle is open.
+            let info = unsafe {
+                let mut info: BY_HANDLE_FILE_INFORMATION = zeroed();
+                check(GetFileInformationByHandle(file.as_raw_handle(), &raw mut info))?;
+                info
+            };
+            let inode = u128::from(info.nFileIndexHigh) << 32 | u128::from(info.nFileIndexLow);
+            Ok(FileIdentity { device: u64::from(info.dwVolumeSerialNumber), inode })
+        }
+    }
+}
+
+/// # Safety
+/// `T` is the structure that `class` fills, and all-zero is a valid value of it.
+unsafe fn information<T>(file: &File, class: FILE_INFO_BY_HANDLE_CLASS) -> io::Result<T> {
+    let size = u32::try_from(size_of::<T>()).unwrap_or(u32::MAX);
+    // SAFETY: the caller's promise; the size is the structure's own, and the handle is open.
+    unsafe {
+        let mut info: T = zeroed();
+        check(GetFileInformationByHandleEx(file.as_raw_handle(), class, (&raw mut info).cast(), size))?;
+        Ok(info)
+    }
+}
+
+/// Asks for no right to the file's content, as others may keep that to themselves for a while.
 pub(crate) fn stamp_at(path: &Path) -> io::Result<Stamp> {
-    stamp(&File::open(path)?)
+    stamp(&std::fs::OpenOptions::new().access_mode(0).custom_flags(FILE_FLAG_BACKUP_SEMANTICS).open(path)?)
 }
 
 /// Opens a file for reading, but follows no link.
 pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
-    std::fs::OpenOptions::new().read(true).custom_flags(FILE_FLAG_OPEN_REPARSE_POINT).open(path)
+    open_unlinked(std::fs::OpenOptions::new().read(true), path)
+}
+
+/// Opens a file to read and write what is in it, but follows no link.
+pub(crate) fn open_to_complete(path: &Path) -> io::Result<File> {
+    open_unlinked(std::fs::OpenOptions::new().read(true).write(true), path)
+}
+
+/// Opens what has this very name. Files that a filter keeps elsewhere (deduplicated, in the cloud) show their content only
+/// to who follows their reparse point, which leads to no other file.
+fn open_unlinked(options: &mut std::fs::OpenOptions, path: &Path) -> io::Result<File> {
+    let file = options.custom_flags(FILE_FLAG_OPEN_REPARSE_POINT).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.file_type().is_symlink() {
+        return Err(io::Error::other("it is a link"));
+    }
+    if metadata.file_attributes() & FILE_ATTRIBUTE_REPARSE_POINT == 0 {
+        return Ok(file);
+    }
+    let followed = options.custom_flags(0).open(path)?;
+    if identity(&followed)? == identity(&file)? { Ok(followed) } else { Err(io::Error::other("it is a link")) }
 }
 
 /// What a file looks like, when it is an ordinary one, and what its owner says of it.
@@ -134,6 +194,24 @@ pub(crate) fn read_exact_at(file: &File, mut offset: u64, mut out: &mut [u8]) ->
     Ok(())
 }
 
+/// Reads at `offset` what one call gives: 0 at the file's end.
+pub(crate) fn read_some_at(file: &File, offset: u64, out: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match file.seek_read(out, offset) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// Opens a file for reads, or for writes too, that go past the cache.
+pub(crate) fn open_direct(path: &Path, write: bool) -> io::Result<File> {
+    std::fs::OpenOptions::new().read(true).write(write).custom_flags(FILE_FLAG_NO_BUFFERING).open(path)
+}
+
+/// Read-ahead is chosen when a file is opened, not later.
+pub(crate) const fn read_as_told(_file: &File) {}
+
 pub(crate) fn write_all_at(file: &File, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
     while !data.is_empty() {
         match file.seek_write(data, offset) {
@@ -158,18 +236,24 @@ pub(crate) fn set_sparse(file: &File) -> io::Result<()> {
     })
 }
 
-/// Takes the space of the whole file.
+/// Takes the space of the whole file: all of a file that is not sparse lies on the disk. (FILE_ALLOCATION_INFO would take
+/// it only until the file is closed, as far as it is beyond the file's end.)
 pub(crate) fn allocate(file: &File, len: u64) -> io::Result<()> {
-    let info = FILE_ALLOCATION_INFO { AllocationSize: i64::try_from(len).unwrap_or(i64::MAX) };
-    let size = u32::try_from(size_of::<FILE_ALLOCATION_INFO>()).unwrap_or(u32::MAX);
-    // SAFETY: the structure is the one that this class takes, and the size is its own.
-    check(unsafe {
-        SetFileInformationByHandle(file.as_raw_handle(), FileAllocationInfo, (&raw const info).cast(), size)
-    })
+    file.set_len(len)
 }
 
 /// The system trims its cache by itself.
 pub(crate) fn drop_cache(_file: &File, _range: &Range<u64>) {}
+
+/// The system does not tell.
+pub(crate) const fn resident_range(_file: &File, _range: &Range<u64>) -> Option<Vec<bool>> {
+    None
+}
+
+/// The system does not tell.
+pub(crate) const fn cached_bytes(_file: &File, _len: u64) -> Option<u64> {
+    None
+}
 
 pub(crate) fn resident_pages(_mapping: &[u8]) -> Vec<bool> {
     Vec::new()
@@ -177,10 +261,6 @@ pub(crate) fn resident_pages(_mapping: &[u8]) -> Vec<bool> {
 
 pub(crate) fn mostly_resident(_file: &File, _range: &Range<u64>) -> bool {
     true
-}
-
-pub(crate) fn resident_bytes(_file: &File, len: u64) -> u64 {
-    len
 }
 
 pub(crate) fn next_data(_file: &File, _offset: u64) -> Option<u64> {
