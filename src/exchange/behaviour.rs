@@ -1,7 +1,8 @@
 //! Bitswap as a libp2p behaviour: drives the client and server cores and nothing else.
 //!
 //! It is the only place that reads the clock for them. Messages to a peer go to one of its connections, the first; when
-//! that one ends and others remain, the cores see the peer leave and come back, since what was on its streams is lost.
+//! that one ends the others are closed, too: what was on its streams is lost, and a peer to whom it had ended long ago,
+//! and who asked on another one, would wait for that for ever.
 
 use std::collections::{HashMap, VecDeque};
 use std::task::{Context, Poll};
@@ -12,8 +13,8 @@ use futures_timer::Delay;
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::swarm::{
-    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler, THandlerInEvent,
-    THandlerOutEvent, ToSwarm,
+    CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler,
+    THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId};
 
@@ -271,8 +272,8 @@ impl NetworkBehaviour for Behaviour {
                     self.received.remove(&peer);
                     self.disconnected(peer);
                 } else if was_in_use {
-                    self.disconnected(peer);
-                    self.connected(peer);
+                    let connection = CloseConnection::All;
+                    self.pending.push_back(ToSwarm::CloseConnection { peer_id: peer, connection });
                 }
             }
             _ => {}
