@@ -1,4 +1,4 @@
-//! Bitswap as a libp2p behaviour: drives the client and server cores and nothing else.
+//! Bitswap as a libp2p behaviour: drives the client and server cores and the teller, and nothing else.
 //!
 //! It is the only place that reads the clock for them. Messages to a peer go to one of its connections, the first; when
 //! that one ends the others are closed, too: what was on its streams is lost, and a peer to whom it had ended long ago,
@@ -18,8 +18,9 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId};
 
-use super::client::{self, Client, PeerCounters, SessionId};
-use super::handler::{self, FromPeer, Handler, Shared, Verify};
+use super::client::{self, Client, Followed, PeerCounters, SessionId};
+use super::handler::{self, FromPeer, Handler, Shared, ToPeer, Verify};
+use super::have::{self, Held, Teller};
 use super::message::{Outgoing, Version};
 use super::pool::Pool;
 use super::rate::Rate;
@@ -74,17 +75,37 @@ pub enum Event {
         /// What.
         items: Vec<(Cid, ReadKind)>,
     },
+    /// Leaves that a session had better want now.
+    Pick {
+        /// Which session.
+        session: SessionId,
+        /// Their numbers.
+        leaves: Vec<u32>,
+    },
+    /// Whether a session had better want leaves of its own choice, too.
+    Roam {
+        /// Which session.
+        session: SessionId,
+        /// Whether it had.
+        on: bool,
+    },
+    /// Somebody pulls this: answer with [`Behaviour::held`] what of it is here.
+    Look {
+        /// The file's root.
+        root: Cid,
+    },
 }
 
 /// The exchange of one node.
 pub struct Behaviour {
     client: Client,
     server: Server,
+    teller: Teller,
     shared: Shared,
     /// Connections by peer, the one in use first.
     connections: HashMap<PeerId, Vec<ConnectionId>>,
     received: HashMap<PeerId, u64>,
-    pending: VecDeque<ToSwarm<Event, Outgoing>>,
+    pending: VecDeque<ToSwarm<Event, ToPeer>>,
     timer: Option<(Instant, Delay)>,
 }
 
@@ -102,6 +123,7 @@ impl Behaviour {
         Self {
             client: Client::new(client, seed),
             server: Server::new(server),
+            teller: Teller::new(seed),
             shared: Shared { verify, pool: Pool::default(), offers: handler::offers(newest), up, down },
             connections: HashMap::new(),
             received: HashMap::new(),
@@ -140,6 +162,42 @@ impl Behaviour {
         self.server.arrived(Instant::now(), cids);
     }
 
+    /// A session's leaves are picked from now on; the others are told what is there.
+    pub fn follow(&mut self, session: SessionId, file: Followed) {
+        let now = Instant::now();
+        if self.teller.follow(now, file.root, file.leaves, file.there.clone()) {
+            self.client.follow(now, session, file);
+        }
+    }
+
+    /// A session's file is there, or rests.
+    pub fn unfollow(&mut self, session: SessionId, root: &Cid) {
+        self.client.unfollow(Instant::now(), session);
+        self.teller.unfollow(root);
+    }
+
+    /// Wants leaves of the followed file: number, CID, expected length in bytes.
+    pub fn want_leaves(&mut self, session: SessionId, leaves: &[(u32, Cid, u32)]) {
+        self.client.want_leaves(Instant::now(), session, leaves);
+    }
+
+    /// A leaf of a followed file is there and can be served.
+    pub fn leaf_added(&mut self, root: &Cid, leaf: u32) {
+        let now = Instant::now();
+        self.client.leaf_added(now, root, leaf);
+        self.teller.added(now, root, leaf);
+    }
+
+    /// Answers an [`Event::Look`].
+    pub fn held(&mut self, root: Cid, held: Option<(u32, Held)>) {
+        self.teller.held(Instant::now(), root, held);
+    }
+
+    /// A file has come here by another way than a pull, or has gone.
+    pub fn look_again(&mut self, root: &Cid) {
+        self.teller.look_again(root);
+    }
+
     /// What each peer has given a session.
     #[must_use]
     pub fn session_peers(&self, session: SessionId) -> Vec<(PeerId, PeerCounters)> {
@@ -157,22 +215,28 @@ impl Behaviour {
         let now = Instant::now();
         self.client.peer_connected(now, peer);
         self.server.peer_connected(now, peer);
+        self.teller.peer_connected(now, peer);
     }
 
     fn disconnected(&mut self, peer: PeerId) {
         let now = Instant::now();
         self.client.peer_disconnected(now, peer);
         self.server.peer_disconnected(now, peer);
+        self.teller.peer_disconnected(now, peer);
     }
 
-    fn send(&mut self, peer: PeerId, message: Outgoing) {
+    fn send(&mut self, peer: PeerId, message: ToPeer) {
         match self.connections.get(&peer).and_then(|connections| connections.first()) {
             Some(connection) => self.pending.push_back(ToSwarm::NotifyHandler {
                 peer_id: peer,
                 handler: NotifyHandler::One(*connection),
                 event: message,
             }),
-            None => self.server.sent(Instant::now(), peer, message.block_bytes()),
+            None => {
+                if let ToPeer::Message(message) = message {
+                    self.server.sent(Instant::now(), peer, message.block_bytes());
+                }
+            }
         }
     }
 
@@ -183,13 +247,29 @@ impl Behaviour {
             progress = true;
             match output {
                 client::Output::Send { peer, entries, full } => {
-                    self.send(peer, Outgoing { full, wants: entries, ..Outgoing::default() });
+                    self.send(peer, ToPeer::Message(Outgoing { full, wants: entries, ..Outgoing::default() }));
                 }
                 client::Output::Block { session, block, from } => {
                     self.pending.push_back(ToSwarm::GenerateEvent(Event::Block { session, block, from }));
                 }
+                client::Output::Pick { session, leaves } => {
+                    self.pending.push_back(ToSwarm::GenerateEvent(Event::Pick { session, leaves }));
+                }
+                client::Output::Roam { session, on } => {
+                    self.pending.push_back(ToSwarm::GenerateEvent(Event::Roam { session, on }));
+                }
                 client::Output::NobodyHas { session, cid } => {
                     self.pending.push_back(ToSwarm::GenerateEvent(Event::NobodyHas { session, cid }));
+                }
+            }
+        }
+        while let Some(output) = self.teller.poll() {
+            progress = true;
+            match output {
+                have::Output::Send { peer, notices } => self.send(peer, ToPeer::Notices(notices)),
+                have::Output::Told { peer, notice } => self.client.told(Instant::now(), peer, &notice),
+                have::Output::Look { root } => {
+                    self.pending.push_back(ToSwarm::GenerateEvent(Event::Look { root }));
                 }
             }
         }
@@ -199,14 +279,14 @@ impl Behaviour {
                 server::Output::Read { ticket, items, .. } => {
                     self.pending.push_back(ToSwarm::GenerateEvent(Event::Read { ticket, items }));
                 }
-                server::Output::Send { peer, message } => self.send(peer, message),
+                server::Output::Send { peer, message } => self.send(peer, ToPeer::Message(message)),
             }
         }
         progress
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(due) = self.client.next_timeout() else {
+        let Some(due) = self.client.next_timeout().into_iter().chain(self.teller.next_timeout()).min() else {
             self.timer = None;
             return false;
         };
@@ -219,7 +299,13 @@ impl Behaviour {
             return false;
         }
         self.timer = None;
-        self.client.timeout(Instant::now().max(due));
+        let now = Instant::now().max(due);
+        if self.client.next_timeout().is_some_and(|at| at <= now) {
+            self.client.timeout(now);
+        }
+        if self.teller.next_timeout().is_some_and(|at| at <= now) {
+            self.teller.timeout(now);
+        }
         true
     }
 
@@ -301,6 +387,16 @@ impl NetworkBehaviour for Behaviour {
                 }
             }
             FromPeer::Sent(bytes) => self.server.sent(now, peer, bytes),
+            FromPeer::Notices(notices) => self.teller.message(now, peer, notices),
+            FromPeer::Mute => {
+                self.client.peer_is_mute(now, peer);
+                self.teller.peer_is_mute(now, peer);
+            }
+            FromPeer::NoticesLost => {
+                // It does not know where we are any more: it is told from the beginning.
+                self.teller.peer_disconnected(now, peer);
+                self.teller.peer_connected(now, peer);
+            }
             FromPeer::Version(version) => {
                 self.client.peer_version(now, peer, version);
                 self.server.peer_version(now, peer, version);

@@ -4,7 +4,8 @@
 //! hashed elsewhere while the next is being read, a few at a time. Outbound there are two lanes, one for wants and
 //! presences and one for blocks, so that a want never waits behind megabytes; each is one long-lived stream. A lane that
 //! has been idle for [`LANE_IDLE`] is closed, because some peers abort streams that are idle for longer, and a message
-//! whose stream turns out to be dead is written once more to a new one. What is in a message is not this file's business.
+//! whose stream turns out to be dead is written once more to a new one. A third lane is for who has what, between members
+//! that know that protocol. What is in a message is not this file's business.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -20,16 +21,17 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, FutureExt, Str
 use futures_timer::Delay;
 use libp2p::core::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
 use libp2p::swarm::handler::{ConnectionEvent, ConnectionHandler, ConnectionHandlerEvent};
-use libp2p::swarm::{Stream, SubstreamProtocol};
+use libp2p::swarm::{Stream, StreamUpgradeError, SubstreamProtocol};
 use libp2p::{PeerId, StreamProtocol};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::have::{self, Notice};
 use super::limits::{RECEIVE_BYTES_PER_CONNECTION, STREAMS_PER_CONNECTION};
 use super::message::{Incoming, Outgoing, Version};
 use super::pool::Pool;
 use super::rate::{PIECE_BYTES, Rate};
 use super::wire::{self, Decoded, FrameLength};
-use crate::block::{Block, BlockError, Prefix};
+use crate::block::{self, Block, BlockError, Prefix};
 
 /// How long a lane's stream stays open without a message. js-ipfs aborts inbound streams after 10 s (protocols.md §1.3).
 const LANE_IDLE: Duration = Duration::from_secs(5);
@@ -54,11 +56,20 @@ pub(super) struct Shared {
     pub(super) down: Rate,
 }
 
+/// What a stream is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speech {
+    /// Bitswap.
+    Bitswap(Version),
+    /// Who has what.
+    Have,
+}
+
 /// A protocol name and what it means.
 #[derive(Debug, Clone)]
 pub struct Offer {
     name: StreamProtocol,
-    version: Version,
+    speech: Speech,
 }
 
 /// Every protocol up to `newest`, best first (protocols.md §1.1).
@@ -71,8 +82,13 @@ pub(super) fn offers(newest: Version) -> Arc<[Offer]> {
     ]
     .into_iter()
     .filter(|(_, version)| *version <= newest)
-    .map(|(name, version)| Offer { name: StreamProtocol::new(name), version })
+    .map(|(name, version)| Offer { name: StreamProtocol::new(name), speech: Speech::Bitswap(version) })
     .collect()
+}
+
+/// The protocol of who has what.
+fn have_offer() -> Offer {
+    Offer { name: StreamProtocol::new(have::wire::PROTOCOL), speech: Speech::Have }
 }
 
 impl AsRef<str> for Offer {
@@ -95,22 +111,22 @@ impl UpgradeInfo for Upgrade {
 }
 
 impl<C> InboundUpgrade<C> for Upgrade {
-    type Output = (C, Version);
+    type Output = (C, Speech);
     type Error = Infallible;
     type Future = Ready<Result<Self::Output, Infallible>>;
 
     fn upgrade_inbound(self, stream: C, offer: Offer) -> Self::Future {
-        ready(Ok((stream, offer.version)))
+        ready(Ok((stream, offer.speech)))
     }
 }
 
 impl<C> OutboundUpgrade<C> for Upgrade {
-    type Output = (C, Version);
+    type Output = (C, Speech);
     type Error = Infallible;
     type Future = Ready<Result<Self::Output, Infallible>>;
 
     fn upgrade_outbound(self, stream: C, offer: Offer) -> Self::Future {
-        ready(Ok((stream, offer.version)))
+        ready(Ok((stream, offer.speech)))
     }
 }
 
@@ -123,6 +139,37 @@ pub enum FromPeer {
     Sent(usize),
     /// What the peer speaks.
     Version(Version),
+    /// What it says of who has what.
+    Notices(Vec<Notice>),
+    /// It does not speak of that.
+    Mute,
+    /// Something that it was to be told did not reach it.
+    NoticesLost,
+}
+
+/// What the behaviour has for a peer.
+#[derive(Debug, Clone)]
+pub enum ToPeer {
+    /// A Bitswap message.
+    Message(Outgoing),
+    /// Who has what.
+    Notices(Vec<Notice>),
+}
+
+impl ToPeer {
+    fn block_bytes(&self) -> usize {
+        match self {
+            Self::Message(message) => message.block_bytes(),
+            Self::Notices(_) => 0,
+        }
+    }
+}
+
+/// What came on an inbound stream.
+#[derive(Debug)]
+enum Received {
+    Message(Incoming),
+    Notices(Vec<Notice>),
 }
 
 /// Which stream a message goes to.
@@ -130,6 +177,7 @@ pub enum FromPeer {
 enum LaneName {
     Control,
     Blocks,
+    Have,
 }
 
 /// The streams of one connection.
@@ -141,6 +189,7 @@ pub struct Handler {
     room: Arc<Semaphore>,
     control: Lane,
     blocks: Lane,
+    have: Lane,
     closing: Vec<BoxFuture<'static, ()>>,
     told: Option<Version>,
     events: VecDeque<FromPeer>,
@@ -161,6 +210,8 @@ enum Fault {
     Wire(#[from] wire::WireError),
     #[error(transparent)]
     Block(#[from] BlockError),
+    #[error(transparent)]
+    Have(#[from] have::wire::HaveError),
 }
 
 /// One direction of messages over one long-lived stream.
@@ -170,20 +221,20 @@ struct Lane {
 }
 
 struct Queued {
-    message: Outgoing,
+    message: ToPeer,
     again: bool,
 }
 
 enum LaneState {
     Closed,
     Opening,
-    Open { stream: Stream, version: Version, idle: Delay },
+    Open { stream: Stream, speech: Speech, idle: Delay },
     Writing(BoxFuture<'static, Written>),
 }
 
 struct Written {
     queued: Queued,
-    version: Version,
+    speech: Speech,
     stream: Result<Stream, io::Error>,
 }
 
@@ -196,6 +247,7 @@ impl Handler {
             room: Arc::new(Semaphore::new(RECEIVE_BYTES_PER_CONNECTION)),
             control: Lane::new(),
             blocks: Lane::new(),
+            have: Lane::new(),
             closing: Vec::new(),
             told: None,
             events: VecDeque::new(),
@@ -214,12 +266,13 @@ impl Handler {
         match name {
             LaneName::Control => &mut self.control,
             LaneName::Blocks => &mut self.blocks,
+            LaneName::Have => &mut self.have,
         }
     }
 }
 
 impl ConnectionHandler for Handler {
-    type FromBehaviour = Outgoing;
+    type FromBehaviour = ToPeer;
     type ToBehaviour = FromPeer;
     type InboundProtocol = Upgrade;
     type OutboundProtocol = Upgrade;
@@ -227,7 +280,8 @@ impl ConnectionHandler for Handler {
     type OutboundOpenInfo = OpenInfo;
 
     fn listen_protocol(&self) -> SubstreamProtocol<Upgrade> {
-        SubstreamProtocol::new(Upgrade(self.shared.offers.clone()), ())
+        let offers = self.shared.offers.iter().cloned().chain([have_offer()]);
+        SubstreamProtocol::new(Upgrade(offers.collect()), ())
     }
 
     /// Members of a swarm stay connected: an idle connection costs little, a new one a handshake.
@@ -235,12 +289,16 @@ impl ConnectionHandler for Handler {
         true
     }
 
-    fn on_behaviour_event(&mut self, message: Outgoing) {
-        let name = if message.blocks.is_empty() { LaneName::Control } else { LaneName::Blocks };
+    fn on_behaviour_event(&mut self, message: ToPeer) {
+        let name = match &message {
+            ToPeer::Message(message) if message.blocks.is_empty() => LaneName::Control,
+            ToPeer::Message(_) => LaneName::Blocks,
+            ToPeer::Notices(_) => LaneName::Have,
+        };
         let lane = self.lane(name);
         if lane.queue.len() >= QUEUE_MAX {
             tracing::debug!(peer = %self.peer, "a message is dropped: its lane is full");
-            self.events.push_back(FromPeer::Sent(message.block_bytes()));
+            self.events.push_back(lost(name, message.block_bytes()));
             return;
         }
         lane.queue.push_back(Queued { message, again: false });
@@ -249,26 +307,33 @@ impl ConnectionHandler for Handler {
     fn on_connection_event(&mut self, event: ConnectionEvent<'_, Upgrade, Upgrade, (), OpenInfo>) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(inbound) => {
-                let (stream, version) = inbound.protocol;
-                self.tell_version(version);
+                let (stream, speech) = inbound.protocol;
+                if let Speech::Bitswap(version) = speech {
+                    self.tell_version(version);
+                }
                 if self.inbound.len() < STREAMS_PER_CONNECTION {
-                    self.inbound.push(messages(stream, self.shared.clone(), self.room.clone()));
+                    self.inbound.push(messages(stream, speech, self.shared.clone(), self.room.clone()));
                 } else {
                     tracing::debug!(peer = %self.peer, "an inbound stream is dropped: the peer has too many");
                 }
             }
             ConnectionEvent::FullyNegotiatedOutbound(outbound) => {
-                let (stream, version) = outbound.protocol;
-                self.tell_version(version);
-                self.lane(outbound.info.0).state = LaneState::Open { stream, version, idle: Delay::new(LANE_IDLE) };
+                let (stream, speech) = outbound.protocol;
+                if let Speech::Bitswap(version) = speech {
+                    self.tell_version(version);
+                }
+                self.lane(outbound.info.0).state = LaneState::Open { stream, speech, idle: Delay::new(LANE_IDLE) };
             }
             ConnectionEvent::DialUpgradeError(failed) => {
-                tracing::debug!(peer = %self.peer, error = %failed.error, "no Bitswap stream");
-                let lane = self.lane(failed.info.0);
+                let name = failed.info.0;
+                tracing::debug!(peer = %self.peer, error = %failed.error, ?name, "no stream");
+                let lane = self.lane(name);
                 lane.state = LaneState::Closed;
                 // What cannot be sent now is not kept: the cores ask or offer again when it still matters.
-                let lost: usize = lane.queue.drain(..).map(|queued| queued.message.block_bytes()).sum();
-                self.events.push_back(FromPeer::Sent(lost));
+                let bytes: usize = lane.queue.drain(..).map(|queued| queued.message.block_bytes()).sum();
+                let unknown = matches!(failed.error, StreamUpgradeError::NegotiationFailed);
+                let mute = name == LaneName::Have && unknown;
+                self.events.push_back(if mute { FromPeer::Mute } else { lost(name, bytes) });
             }
             _ => {}
         }
@@ -281,16 +346,23 @@ impl ConnectionHandler for Handler {
             }
             let mut progress = false;
             self.closing.retain_mut(|closing| closing.poll_unpin(cx).is_pending());
-            for name in [LaneName::Control, LaneName::Blocks] {
+            for name in [LaneName::Control, LaneName::Blocks, LaneName::Have] {
                 let (peer, up) = (self.peer, self.shared.up.clone());
                 let lane = self.lane(name);
                 match lane.poll(cx, peer, &up) {
                     Some(LaneEvent::Open) => {
-                        let protocol = SubstreamProtocol::new(Upgrade(self.shared.offers.clone()), OpenInfo(name));
+                        let offers = match name {
+                            LaneName::Control | LaneName::Blocks => self.shared.offers.clone(),
+                            LaneName::Have => Arc::new([have_offer()]),
+                        };
+                        let protocol = SubstreamProtocol::new(Upgrade(offers), OpenInfo(name));
                         return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
                     }
                     Some(LaneEvent::Sent(bytes)) => {
                         return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(FromPeer::Sent(bytes)));
+                    }
+                    Some(LaneEvent::Lost(bytes)) => {
+                        return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(lost(name, bytes)));
                     }
                     Some(LaneEvent::Idle(mut stream)) => {
                         progress = true;
@@ -304,7 +376,10 @@ impl ConnectionHandler for Handler {
                 }
             }
             match self.inbound.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok((message, _room)))) => self.events.push_back(FromPeer::Message(message)),
+                Poll::Ready(Some(Ok((received, _room)))) => self.events.push_back(match received {
+                    Received::Message(message) => FromPeer::Message(message),
+                    Received::Notices(notices) => FromPeer::Notices(notices),
+                }),
                 Poll::Ready(Some(Err(fault))) => {
                     progress = true;
                     tracing::debug!(peer = %self.peer, %fault, "an inbound stream is given up");
@@ -325,6 +400,7 @@ pub struct OpenInfo(LaneName);
 enum LaneEvent {
     Open,
     Sent(usize),
+    Lost(usize),
     Idle(Stream),
 }
 
@@ -346,11 +422,11 @@ impl Lane {
                     self.state = LaneState::Opening;
                     return None;
                 }
-                LaneState::Open { stream, version, mut idle } => match self.queue.pop_front() {
-                    Some(queued) => self.state = LaneState::Writing(write(stream, version, queued, up.clone()).boxed()),
+                LaneState::Open { stream, speech, mut idle } => match self.queue.pop_front() {
+                    Some(queued) => self.state = LaneState::Writing(write(stream, speech, queued, up.clone()).boxed()),
                     None if idle.poll_unpin(cx).is_ready() => return Some(LaneEvent::Idle(stream)),
                     None => {
-                        self.state = LaneState::Open { stream, version, idle };
+                        self.state = LaneState::Open { stream, speech, idle };
                         return None;
                     }
                 },
@@ -370,11 +446,11 @@ impl Lane {
     }
 
     fn written(&mut self, written: Written, peer: PeerId) -> Option<LaneEvent> {
-        let Written { mut queued, version, stream } = written;
+        let Written { mut queued, speech, stream } = written;
         let bytes = queued.message.block_bytes();
         match stream {
             Ok(stream) => {
-                self.state = LaneState::Open { stream, version, idle: Delay::new(LANE_IDLE) };
+                self.state = LaneState::Open { stream, speech, idle: Delay::new(LANE_IDLE) };
                 Some(LaneEvent::Sent(bytes))
             }
             Err(error) if !queued.again => {
@@ -385,42 +461,68 @@ impl Lane {
             }
             Err(error) => {
                 tracing::debug!(%peer, %error, "a message could not be sent");
-                Some(LaneEvent::Sent(bytes))
+                Some(LaneEvent::Lost(bytes))
             }
         }
     }
 }
 
-async fn write(mut stream: Stream, version: Version, queued: Queued, up: Rate) -> Written {
+/// What is to be known of a message that did not go out.
+const fn lost(name: LaneName, block_bytes: usize) -> FromPeer {
+    match name {
+        LaneName::Control | LaneName::Blocks => FromPeer::Sent(block_bytes),
+        LaneName::Have => FromPeer::NoticesLost,
+    }
+}
+
+async fn write(mut stream: Stream, speech: Speech, queued: Queued, up: Rate) -> Written {
     let result = async {
-        for frame in wire::encode(&queued.message, version) {
-            for part in &frame.parts {
-                if queued.message.blocks.is_empty() {
-                    up.count(part.len());
-                    stream.write_all(part).await?;
-                    continue;
-                }
-                if up.get().is_none() {
-                    stream.write_all(part).await?;
-                    continue;
-                }
-                for piece in part.chunks(PIECE_BYTES) {
-                    up.pass(piece.len()).await;
-                    stream.write_all(piece).await?;
-                }
+        match (&queued.message, speech) {
+            (ToPeer::Message(message), Speech::Bitswap(version)) => {
+                write_message(&mut stream, message, version, &up).await?;
             }
+            (ToPeer::Notices(notices), _) => {
+                let body = have::wire::encode(notices);
+                let mut frame = Vec::with_capacity(body.len() + 5);
+                block::push_varint(&mut frame, body.len() as u64);
+                frame.extend(body);
+                up.count(frame.len());
+                stream.write_all(&frame).await?;
+            }
+            (ToPeer::Message(_), Speech::Have) => {}
         }
         stream.flush().await
     }
     .await;
-    Written { queued, version, stream: result.map(|()| stream) }
+    Written { queued, speech, stream: result.map(|()| stream) }
+}
+
+async fn write_message(stream: &mut Stream, message: &Outgoing, version: Version, up: &Rate) -> io::Result<()> {
+    for frame in wire::encode(message, version) {
+        for part in &frame.parts {
+            if message.blocks.is_empty() {
+                up.count(part.len());
+                stream.write_all(part).await?;
+                continue;
+            }
+            if up.get().is_none() {
+                stream.write_all(part).await?;
+                continue;
+            }
+            for piece in part.chunks(PIECE_BYTES) {
+                up.pass(piece.len()).await;
+                stream.write_all(piece).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The messages of one inbound stream, each with the room that its bytes take until it has been handed on.
-type Messages = BoxStream<'static, Result<(Incoming, OwnedSemaphorePermit), Fault>>;
+type Messages = BoxStream<'static, Result<(Received, OwnedSemaphorePermit), Fault>>;
 
 /// The messages of an inbound stream, hashed a few at a time; it ends with the stream or its first fault.
-fn messages<S>(stream: S, shared: Shared, room: Arc<Semaphore>) -> Messages
+fn messages<S>(stream: S, speech: Speech, shared: Shared, room: Arc<Semaphore>) -> Messages
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -441,7 +543,11 @@ where
             let verify = verify.clone();
             async move {
                 let (frame, taken) = frame?;
-                Ok((hash(wire::decode(&frame)?, &verify).await?, taken))
+                let received = match speech {
+                    Speech::Bitswap(_) => Received::Message(hash(wire::decode(&frame)?, &verify).await?),
+                    Speech::Have => Received::Notices(have::wire::decode(&frame)?),
+                };
+                Ok((received, taken))
             }
         })
         .buffered(HASHED_AT_ONCE)

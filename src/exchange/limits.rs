@@ -76,6 +76,10 @@ pub const PIPELINE_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// The narrowest pipeline holds this many blocks, so that the peer works on one while another is under way.
 pub const PIPELINE_BLOCKS_MIN: usize = 2;
 
+/// Blocks that a peer may be asked for before it has them, as it said it soon would: enough to be sent the moment they
+/// are there, few enough that they can come from somebody else meanwhile.
+pub const COMING_PER_PEER: usize = 2;
+
 /// A want is overdue after this long at least, however fast its peer is.
 pub const OVERDUE_MIN: Duration = Duration::from_secs(2);
 
@@ -97,3 +101,19 @@ pub const SHUNNED_ALONE_FOR: Duration = Duration::from_secs(5);
 
 /// A want that nobody else can answer is sent again to its peer after this long (boxo).
 pub const RESEND_AFTER: Duration = Duration::from_secs(30);
+
+/// The longest message about who has what, in bytes: the bitmap of a file of [`LEAVES_TOLD_MAX`] leaves fits.
+pub const HAVE_MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024 + 64 * 1024;
+
+/// Notices in one message about who has what.
+pub const NOTICES_PER_MESSAGE: usize = 64;
+
+/// Files with more leaves than this are pulled without telling who has what: 16 TiB at 1 MiB a leaf. A bitmap of one has
+/// 2 MiB.
+pub const LEAVES_TOLD_MAX: u32 = 1 << 24;
+
+/// Files of which one peer may tell us, and have us tell.
+pub const FILES_TOLD_PER_PEER: usize = 256;
+
+/// Bytes of bitmaps that one peer's words may take.
+pub const TOLD_BYTES_PER_PEER: usize = 4 * 1024 * 1024;

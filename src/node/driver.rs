@@ -17,10 +17,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::members::wire::MembersCodec;
 use super::members::{Member, Members, Message};
 use super::redial::{Redial, STILL_CONNECTING, Target, peer_of};
-use super::{ConnectError, Peer, ReadRequest, SessionEvent, SessionReport, Source, StartError};
+use super::{ConnectError, LookRequest, Peer, ReadRequest, SessionEvent, SessionReport, Source, StartError};
 use crate::block::Cid;
 use crate::exchange::behaviour::{self, Event};
-use crate::exchange::client::SessionId;
+use crate::exchange::client::{Followed, SessionId};
+use crate::exchange::have::Held;
 use crate::exchange::server::{ReadOutcome, Ticket};
 use crate::platform;
 
@@ -55,6 +56,12 @@ pub(super) enum Command {
     Forget(SessionId, Vec<Cid>),
     Report(SessionId, oneshot::Sender<SessionReport>),
     Arrived(Vec<Cid>),
+    Follow(SessionId, Followed),
+    Unfollow(SessionId, Cid),
+    WantLeaves(SessionId, Vec<(u32, Cid, u32)>),
+    LeafAdded(Cid, u32),
+    Held(Cid, Option<(u32, Held)>),
+    LookAgain(Cid),
     ReadDone(Ticket, Vec<ReadOutcome>),
     Shutdown(oneshot::Sender<()>),
 }
@@ -76,6 +83,7 @@ pub(super) struct Driver {
     commands: mpsc::UnboundedReceiver<Command>,
     to_self: mpsc::WeakUnboundedSender<Command>,
     reads: mpsc::UnboundedSender<ReadRequest>,
+    looks: mpsc::UnboundedSender<LookRequest>,
     sessions: HashMap<SessionId, mpsc::UnboundedSender<SessionEvent>>,
     peers: HashMap<PeerId, Connected>,
     redial: Redial,
@@ -98,12 +106,13 @@ pub(super) struct Parts {
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) to_self: mpsc::WeakUnboundedSender<Command>,
     pub(super) reads: mpsc::UnboundedSender<ReadRequest>,
+    pub(super) looks: mpsc::UnboundedSender<LookRequest>,
     pub(super) remember: Option<watch::Sender<Vec<Vec<u8>>>>,
 }
 
 impl Driver {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { swarm, keypair, private, announce, commands, to_self, reads, remember } = parts;
+        let Parts { swarm, keypair, private, announce, commands, to_self, reads, looks, remember } = parts;
         let members = Members::new(*swarm.local_peer_id());
         Self {
             swarm,
@@ -112,6 +121,7 @@ impl Driver {
             commands,
             to_self,
             reads,
+            looks,
             sessions: HashMap::new(),
             peers: HashMap::new(),
             redial: Redial::new(rand::random()),
@@ -245,6 +255,12 @@ impl Driver {
                 let _ = answer.send(report);
             }
             Command::Arrived(cids) => exchange.arrived(&cids),
+            Command::Follow(session, file) => exchange.follow(session, file),
+            Command::Unfollow(session, root) => exchange.unfollow(session, &root),
+            Command::WantLeaves(session, leaves) => exchange.want_leaves(session, &leaves),
+            Command::LeafAdded(root, leaf) => exchange.leaf_added(&root, leaf),
+            Command::Held(root, held) => exchange.held(root, held),
+            Command::LookAgain(root) => exchange.look_again(&root),
             Command::ReadDone(ticket, outcomes) => exchange.read_done(ticket, outcomes),
             Command::Shutdown(_) => {}
         }
@@ -318,9 +334,16 @@ impl Driver {
         match event {
             Event::Block { session, block, from } => self.tell(session, SessionEvent::Block { block, from }),
             Event::NobodyHas { session, cid } => self.tell(session, SessionEvent::NobodyHas { cid }),
+            Event::Pick { session, leaves } => self.tell(session, SessionEvent::Pick { leaves }),
+            Event::Roam { session, on } => self.tell(session, SessionEvent::Roam { on }),
             Event::Read { ticket, items } => {
                 if let Some(commands) = self.to_self.upgrade() {
                     let _ = self.reads.send(ReadRequest::new(items, ticket, commands));
+                }
+            }
+            Event::Look { root } => {
+                if let Some(commands) = self.to_self.upgrade() {
+                    let _ = self.looks.send(LookRequest { root, reply: Some(commands) });
                 }
             }
         }

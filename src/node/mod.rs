@@ -25,8 +25,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::block::{Block, Cid};
 use crate::exchange::behaviour::Behaviour;
 pub use crate::exchange::behaviour::Options as ExchangeOptions;
-use crate::exchange::client::SessionId;
+use crate::exchange::client::{Followed, SessionId};
 use crate::exchange::handler::Verify;
+use crate::exchange::have::Held;
 use crate::exchange::rate::Rate;
 use crate::exchange::server::{ReadKind, ReadOutcome, Ticket};
 
@@ -187,6 +188,7 @@ pub async fn start(identity: Keypair, options: Options) -> Result<(Handle, Reads
     let swarm = Swarm::new(transport, behaviour, peer, config);
     let (commands, received) = mpsc::unbounded_channel();
     let (reads, asked) = mpsc::unbounded_channel();
+    let (looks, looked) = mpsc::unbounded_channel();
     let to_self = commands.downgrade();
     let mut driver = Driver::new(Parts {
         swarm,
@@ -196,6 +198,7 @@ pub async fn start(identity: Keypair, options: Options) -> Result<(Handle, Reads
         commands: received,
         to_self,
         reads,
+        looks,
         remember: options.remember,
     });
     let (usable, left): (Vec<_>, Vec<_>) = options.listen.into_iter().partition(|address| !private || is_tcp(address));
@@ -210,7 +213,7 @@ pub async fn start(identity: Keypair, options: Options) -> Result<(Handle, Reads
         driver.remember(&options.members);
     }
     tokio::spawn(driver.run());
-    Ok((Handle { peer, up, down, commands }, Reads(asked)))
+    Ok((Handle { peer, up, down, commands }, Reads { blocks: asked, files: looked }))
 }
 
 fn is_tcp(address: &Multiaddr) -> bool {
@@ -299,6 +302,16 @@ impl Handle {
         self.say(Command::Arrived(cids));
     }
 
+    /// A leaf of a file that a session follows is there now and can be served.
+    pub fn leaf_added(&self, root: Cid, leaf: u32) {
+        self.say(Command::LeafAdded(root, leaf));
+    }
+
+    /// A file is here now by another way than a pull, or has gone: whoever pulls it is told.
+    pub fn look_again(&self, root: Cid) {
+        self.say(Command::LookAgain(root));
+    }
+
     /// Closes all connections and stops.
     pub async fn shutdown(&self) {
         let _ = self.ask(Command::Shutdown).await;
@@ -331,6 +344,16 @@ pub enum SessionEvent {
         /// What.
         cid: Cid,
     },
+    /// Leaves of the followed file that are best wanted now.
+    Pick {
+        /// Their numbers.
+        leaves: Vec<u32>,
+    },
+    /// Whether leaves of one's own choice had better be wanted, too.
+    Roam {
+        /// Whether they had.
+        on: bool,
+    },
     /// Peers came or went.
     PeersChanged {
         /// How many are connected now.
@@ -352,6 +375,24 @@ impl Session {
     pub fn want(&self, wants: Vec<(Cid, u32)>) {
         if let Some(id) = self.id {
             self.node.say(Command::Want(id, wants));
+        }
+    }
+
+    /// Follows a file: its leaves are picked from now on, and others are told what is there, until what is returned is
+    /// dropped.
+    #[must_use]
+    pub fn follow(&self, file: Followed) -> Following {
+        let root = file.root;
+        if let Some(id) = self.id {
+            self.node.say(Command::Follow(id, file));
+        }
+        Following { id: self.id, root, node: self.node.clone() }
+    }
+
+    /// Wants leaves of the followed file: number, CID, expected length in bytes.
+    pub fn want_leaves(&self, leaves: Vec<(u32, Cid, u32)>) {
+        if let Some(id) = self.id {
+            self.node.say(Command::WantLeaves(id, leaves));
         }
     }
 
@@ -378,6 +419,22 @@ impl Drop for Session {
     fn drop(&mut self) {
         if let Some(id) = self.id {
             self.node.say(Command::CloseSession(id));
+        }
+    }
+}
+
+/// Says that a session follows a file until it is dropped.
+#[derive(Debug)]
+pub struct Following {
+    id: Option<SessionId>,
+    root: Cid,
+    node: Handle,
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.node.say(Command::Unfollow(id, self.root));
         }
     }
 }
@@ -443,14 +500,68 @@ pub struct Source {
     pub blocks: u64,
 }
 
-/// What peers want read.
+/// What peers want read, and what they want to know.
 #[derive(Debug)]
-pub struct Reads(mpsc::UnboundedReceiver<ReadRequest>);
+pub struct Reads {
+    blocks: mpsc::UnboundedReceiver<ReadRequest>,
+    files: mpsc::UnboundedReceiver<LookRequest>,
+}
 
 impl Reads {
     /// The next request; `None` when the node has stopped. The server core bounds how many are unanswered.
     pub async fn next(&mut self) -> Option<ReadRequest> {
-        self.0.recv().await
+        loop {
+            match self.next_of_any().await? {
+                Asked::Blocks(request) => return Some(request),
+                // Dropped: there are no files here.
+                Asked::File(_) => {}
+            }
+        }
+    }
+
+    /// As [`Reads::next`], with questions about files, of which each peer may have
+    /// [`crate::exchange::limits::FILES_TOLD_PER_PEER`] open.
+    pub async fn next_of_any(&mut self) -> Option<Asked> {
+        tokio::select! {
+            request = self.blocks.recv() => request.map(Asked::Blocks),
+            request = self.files.recv() => request.map(Asked::File),
+        }
+    }
+}
+
+/// One of the things that peers ask for.
+#[derive(Debug)]
+pub enum Asked {
+    /// Blocks.
+    Blocks(ReadRequest),
+    /// What is here of a file.
+    File(LookRequest),
+}
+
+/// A file that some peer pulls. Dropped unanswered, nothing of it is here.
+#[derive(Debug)]
+pub struct LookRequest {
+    /// Its root.
+    pub root: Cid,
+    reply: Option<mpsc::UnboundedSender<Command>>,
+}
+
+impl LookRequest {
+    /// Answers: how many leaves the file has, and what of it is here.
+    pub fn answer(mut self, held: Option<(u32, Held)>) {
+        self.reply(held);
+    }
+
+    fn reply(&mut self, held: Option<(u32, Held)>) {
+        if let Some(commands) = self.reply.take() {
+            let _ = commands.send(Command::Held(self.root, held));
+        }
+    }
+}
+
+impl Drop for LookRequest {
+    fn drop(&mut self) {
+        self.reply(None);
     }
 }
 

@@ -67,6 +67,15 @@ impl Store {
         })
     }
 
+    /// Numbers of the leaves of a file that are not there; of one that is complete, none.
+    ///
+    /// # Errors
+    /// What the index says.
+    pub fn missing_leaves(&self, file: FileId) -> Result<Vec<u64>, StoreError> {
+        let bits = self.inner.find(file)?.and_then(|live| live.bits());
+        Ok(bits.map(|bits| bits.missing(0..bits.len()).collect()).unwrap_or_default())
+    }
+
     /// Whether a leaf of a file is there.
     ///
     /// # Errors

@@ -162,7 +162,7 @@ impl Reading<'_> {
                     return Ok(());
                 }
                 Some(SessionEvent::NobodyHas { .. }) => lacking = true,
-                Some(SessionEvent::PeersChanged { .. }) => {}
+                Some(_) => {}
                 None => return Err(Failure::new("stopped", "the node has been stopped")),
             }
         }

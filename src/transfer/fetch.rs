@@ -1,8 +1,9 @@
 //! Brings the leaves of a planned file to their places: asks for a window of them, writes what arrives, commits epochs.
 //!
 //! Memory is bounded by the window: leaves that have been asked for and are not yet written, and epochs that are not yet
-//! durable, each have a limit in bytes, and nothing is held per leaf of the file but the bit in the store. Order is a
-//! random one of short runs, so that readers that start together hold different parts and can serve each other.
+//! durable, each have a limit in bytes, and nothing is held per leaf of the file but a few bits. What is asked for next
+//! the exchange picks, by what others tell of theirs. Where they tell nothing the order is a random one of short runs, so
+//! that readers that start together hold different parts and can serve each other.
 //!
 //! Dropping a [`Fetch`] at any time is safe: what was written counts from its epoch on, the rest is asked for again.
 
@@ -15,13 +16,16 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
 use rand::seq::SliceRandom;
+use roaring::RoaringBitmap;
 use tokio::task::JoinHandle;
 
 use crate::block::{Block, Cid, Multihash, known_content};
 use crate::dag::layout::Leaf;
 use crate::dag::walk::{Claim, expand};
 use crate::dag::wrap::Wrap;
-use crate::node::{Handle, Session, SessionEvent};
+use crate::exchange::client::Followed;
+use crate::exchange::limits::LEAVES_TOLD_MAX;
+use crate::node::{Following, Handle, Session, SessionEvent};
 use crate::store::{EXTENT_LEAVES, Store, WriteError, Writer};
 
 use super::failure::{Failure, from_store, from_write};
@@ -85,6 +89,12 @@ impl Drop for Part {
 /// How long a lap that brought nothing is at least, so that peers that have nothing new are not asked without end.
 const LAP_PAUSE: Duration = Duration::from_secs(1);
 
+/// Files with fewer leaves are not worth a word on who has what.
+const FOLLOWED_MIN: u32 = 16;
+
+/// Runs of leaves that are kept for the next pick, which often is in one of them: about a hundred bytes a leaf.
+const RUNS_LATELY: usize = 64;
+
 /// A leaf to be brought to one place.
 #[derive(Debug, Clone)]
 struct Task {
@@ -129,6 +139,14 @@ pub struct Fetch {
     options: Options,
     /// What it may use of the options' bytes.
     part: Part,
+    /// While the exchange picks leaves for it: small files are asked for in their own order.
+    following: Option<Following>,
+    /// Leaves that were picked and are to be wanted.
+    picks: VecDeque<u32>,
+    /// Whether leaves of its own choice are to be wanted, too.
+    roams: bool,
+    /// Runs of which picks came lately, with their leaves.
+    lately: VecDeque<(u32, Vec<Task>)>,
     /// Runs still to be looked at in this lap, last first.
     runs: Vec<u32>,
     /// Runs with leaves that nobody connected has, for the next lap: what others lack must not keep us from what they have.
@@ -190,6 +208,10 @@ impl Fetch {
             extents,
             options,
             part: share.take(),
+            following: None,
+            picks: VecDeque::new(),
+            roams: true,
+            lately: VecDeque::new(),
             runs,
             parked: BTreeSet::new(),
             lap: (Instant::now(), false),
@@ -225,12 +247,13 @@ impl Fetch {
     /// # Errors
     /// A tree that lies, a disk that is full (`no-space`) or fails, an index that fails.
     pub async fn run(&mut self, session: &mut Session, mut progress: impl FnMut(Progress)) -> Result<(), Failure> {
+        self.follow(session);
         loop {
-            self.feed(session)?;
-            let idle = self.wanted.is_empty() && self.ready.is_empty() && self.runs.is_empty();
-            if idle && self.writes.is_empty() && self.parked.is_empty() {
+            if self.writer.present() == self.writer.leaves() && self.writes.is_empty() {
                 break;
             }
+            self.feed(session)?;
+            let idle = self.wanted.is_empty() && self.ready.is_empty() && self.runs.is_empty();
             self.start_epoch();
             let due = self.epoch_started + self.options.epoch_interval;
             let next_lap = self.lap.0 + LAP_PAUSE;
@@ -248,6 +271,8 @@ impl Fetch {
                             progress(Progress::NobodyHas(cid));
                         }
                     }
+                    Some(SessionEvent::Pick { leaves }) => self.picks.extend(leaves),
+                    Some(SessionEvent::Roam { on }) => self.roams = on,
                     Some(SessionEvent::PeersChanged { connected }) => progress(Progress::Peers(connected)),
                     None => return Err(Failure::new("stopped", "the node has been stopped")),
                 },
@@ -262,9 +287,29 @@ impl Fetch {
         Ok(())
     }
 
+    /// Has its leaves picked, if there are enough of them for that to matter.
+    fn follow(&mut self, session: &Session) {
+        let leaves = self.writer.leaves();
+        let Some(leaves) = u32::try_from(leaves).ok().filter(|n| (FOLLOWED_MIN..=LEAVES_TOLD_MAX).contains(n)) else {
+            return;
+        };
+        let mut there = RoaringBitmap::new();
+        there.insert_range(0..leaves);
+        for missing in self.writer.missing(0..u64::from(leaves)) {
+            there.remove(u32::try_from(missing).unwrap_or(u32::MAX));
+        }
+        let leaf_bytes = u32::try_from(self.tree.size.div_ceil(u64::from(leaves))).unwrap_or(u32::MAX);
+        let window_bytes = self.part.of(self.options.window_bytes);
+        self.roams = false;
+        self.following =
+            Some(session.follow(Followed { root: self.tree.root, leaves, leaf_bytes, there, window_bytes }));
+    }
+
     /// Sets a leaf aside that nobody connected has, if there is anything else to ask for; false when it stays wanted.
     fn park(&mut self, session: &Session, cid: &Cid) -> bool {
-        if self.runs.is_empty() && self.ready.is_empty() && self.parked.is_empty() {
+        // What is picked is picked again when somebody has it.
+        let picks = self.following.is_some() && !self.roams;
+        if !picks && self.runs.is_empty() && self.ready.is_empty() && self.parked.is_empty() {
             return false;
         }
         for task in self.wanted.remove(&widen(cid)).unwrap_or_default() {
@@ -272,7 +317,7 @@ impl Fetch {
             self.parked.insert(u32::try_from(task.leaf / EXTENT_LEAVES).unwrap_or(u32::MAX));
         }
         session.forget(vec![*cid]);
-        true
+        !(picks && self.wanted.is_empty())
     }
 
     /// Looks at the parked runs again once all others are done, at once if the last lap brought anything.
@@ -293,14 +338,23 @@ impl Fetch {
             (self.part.of(self.options.window_bytes), self.part.of(self.options.unsynced_bytes_max));
         while self.outstanding < window && self.writer.unsynced_bytes() + self.epoch_bytes + self.outstanding < unsynced
         {
-            let Some(task) = self.ready.pop_front() else {
+            let task = if let Some(task) = self.next_pick()? {
+                task
+            } else if !self.roams {
+                break;
+            } else if let Some(task) = self.ready.pop_front() {
+                task
+            } else {
                 let Some(run) = self.runs.pop() else { break };
                 // Reads of the index may wait for the disk; the runtime's other tasks must not.
                 self.ready = tokio::task::block_in_place(|| self.tasks_of(run))?.into();
                 continue;
             };
-            self.outstanding += u64::from(task.len);
             let key = widen(&task.cid);
+            if self.is_under_way(&key, task.leaf) {
+                continue;
+            }
+            self.outstanding += u64::from(task.len);
             // An identity CID holds its leaf, and nobody else does.
             let held = known_content(&task.cid).and_then(|content| Block::verify(&task.cid, content).ok());
             if let Some(block) = held {
@@ -312,14 +366,65 @@ impl Fetch {
             } else if self.store.has(&key).map_err(|e| from_store(&e))?.is_some() {
                 self.copy_local(task);
             } else {
-                wants.push((task.cid, task.len));
-                self.wanted.insert(key, vec![task]);
+                wants.push((task.leaf, task.cid, task.len));
+                let mut tasks = vec![task];
+                tasks.extend(self.first_place(&key, &tasks[0])?);
+                self.outstanding += tasks.iter().skip(1).map(|task| u64::from(task.len)).sum::<u64>();
+                self.wanted.insert(key, tasks);
             }
         }
         if !wants.is_empty() {
-            session.want(wants);
+            self.want(session, wants);
         }
         Ok(())
+    }
+
+    fn want(&self, session: &Session, wants: Vec<(u64, Cid, u32)>) {
+        if self.following.is_some() {
+            let numbered = |(leaf, cid, len): (u64, Cid, u32)| Some((u32::try_from(leaf).ok()?, cid, len));
+            session.want_leaves(wants.into_iter().filter_map(numbered).collect());
+        } else {
+            session.want(wants.into_iter().map(|(_, cid, len)| (cid, len)).collect());
+        }
+    }
+
+    /// The place by which the index knows a leaf that is in several, if that is another one and not filled: without it the
+    /// leaf would be in the file and not be found.
+    fn first_place(&self, key: &Multihash, task: &Task) -> Result<Option<Task>, Failure> {
+        let place = self.store.reference(key, self.writer.file()).map_err(|e| from_store(&e))?;
+        let place = place.filter(|place| place.leaf != task.leaf && !self.writer.has(place.leaf));
+        Ok(place.map(|place| Task {
+            leaf: place.leaf,
+            offset: place.offset,
+            len: place.len,
+            cid: task.cid,
+            own: false,
+        }))
+    }
+
+    /// Whether a leaf is asked for or being written: it may have been picked and chosen.
+    fn is_under_way(&self, key: &Multihash, leaf: u64) -> bool {
+        let writing = self.writing.get(key).map(|(_, others)| others);
+        self.wanted.get(key).into_iter().chain(writing).flatten().any(|task| task.leaf == leaf)
+    }
+
+    /// The next leaf that was picked and is not there.
+    fn next_pick(&mut self) -> Result<Option<Task>, Failure> {
+        while let Some(leaf) = self.picks.pop_front() {
+            let run = leaf / u32::try_from(EXTENT_LEAVES).unwrap_or(u32::MAX);
+            if !self.lately.iter().any(|(other, _)| *other == run) {
+                let tasks = tokio::task::block_in_place(|| self.tasks_of(run))?;
+                self.lately.push_front((run, tasks));
+                self.lately.truncate(RUNS_LATELY);
+            }
+            let tasks = self.lately.iter().find(|(other, _)| *other == run).map(|(_, tasks)| tasks);
+            let task = tasks.and_then(|tasks| tasks.iter().find(|task| task.leaf == u64::from(leaf)));
+            match task.filter(|task| !self.writer.has(task.leaf)) {
+                Some(task) => return Ok(Some(task.clone())),
+                None => self.node.leaf_added(self.tree.root, leaf),
+            }
+        }
+        Ok(None)
     }
 
     /// The missing leaves of one run.
@@ -386,6 +491,11 @@ impl Fetch {
             Ok(Written { tasks, cid, local }) => {
                 let bytes: u64 = tasks.iter().map(|task| u64::from(task.len)).sum();
                 self.outstanding -= bytes;
+                if self.following.is_some() {
+                    for leaf in tasks.iter().filter_map(|task| u32::try_from(task.leaf).ok()) {
+                        self.node.leaf_added(self.tree.root, leaf);
+                    }
+                }
                 progress(Progress::Written { bytes, local });
                 if !local {
                     self.written_too(&cid);
@@ -394,7 +504,7 @@ impl Fetch {
                 Ok(())
             }
             Err(Refused::NotLocal(task)) => {
-                session.want(vec![(task.cid, task.len)]);
+                self.want(session, vec![(task.leaf, task.cid, task.len)]);
                 self.wanted.entry(widen(&task.cid)).or_default().push(*task);
                 Ok(())
             }

@@ -128,7 +128,7 @@ async fn next_block(session: &mut Session, patience: Duration, path: &Path) -> R
         match event.map_err(|_| late(patience, path, lacking))? {
             Some(SessionEvent::Block { block, .. }) => return Ok(block),
             Some(SessionEvent::NobodyHas { .. }) => lacking = true,
-            Some(SessionEvent::PeersChanged { .. }) => {}
+            Some(_) => {}
             None => return Err(Failure::new("stopped", "the node has been stopped")),
         }
     }

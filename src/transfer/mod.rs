@@ -29,6 +29,7 @@ use futures::StreamExt;
 use futures::stream::{BoxStream, poll_fn};
 use tokio::sync::mpsc;
 
+use crate::block::parse_cid;
 use crate::node;
 use crate::platform;
 use crate::store::{FileMemory, Store};
@@ -193,6 +194,9 @@ impl Engine {
                 inner.jobs.cancel_root(&cid).await;
                 let removed = self.blocking(move |engine| roots::remove(&engine.0.store, &cid, delete_partial)).await?;
                 for (cid, path) in removed {
+                    if let (Some(node), Ok(root)) = (&inner.node, parse_cid(&cid)) {
+                        node.look_again(root);
+                    }
                     events.say(Event::Removed { cid, path: WirePath(path) }).await;
                 }
                 Ok(())
@@ -281,6 +285,7 @@ impl Engine {
                 events.say(Event::Added { cid: cid.to_string(), path: WirePath(path), size }).await;
                 if let Some(node) = &self.0.node {
                     node.arrived(vec![cid]);
+                    node.look_again(cid);
                 }
             }
         }

@@ -121,7 +121,7 @@ pub(super) async fn pin(
                 fresh_bytes += block.bytes().len();
                 fresh.push(block);
             }
-            Some(SessionEvent::NobodyHas { .. } | SessionEvent::PeersChanged { .. }) => {}
+            Some(_) => {}
             None => return Err(Failure::new("stopped", "the node has been stopped; run it again to go on")),
         }
     }

@@ -6,8 +6,9 @@
 
 use bytes::Bytes;
 
-use crate::block::{BLOCK_BYTES_MAX, Cid, Multihash, identity_content};
+use crate::block::{BLOCK_BYTES_MAX, Block, Cid, Multihash, identity_content};
 use crate::dag::layout::{LayoutError, Leaf, Leaves};
+use crate::dag::walk::{Claim, expand};
 use crate::store::{EXTENT_LEAVES, FileId, FileRecord, LeafPlace, Store};
 
 use super::failure::{Failure, from_store};
@@ -72,6 +73,29 @@ pub struct Extents {
     pub leaves: u64,
     /// Offset of every [`EXTENT_LEAVES`]-th leaf.
     pub offsets: Vec<u64>,
+}
+
+/// The files that may hold a root: those that the index has under it, and members of folders, which are known by their
+/// leaves only.
+pub(super) fn files_of(store: &Store, root: &Cid) -> Result<Vec<FileId>, Failure> {
+    if let Some(known) = store.root(root).map_err(|e| from_store(&e))? {
+        return Ok(known.files);
+    }
+    let Some(node) = store.node(&widen(root)).map_err(|e| from_store(&e))? else {
+        let places = store.places(&widen(root)).map_err(|e| from_store(&e))?;
+        return Ok(places.into_iter().map(|place| place.file).collect());
+    };
+    let Some(expanded) = Block::verify(root, node).ok().and_then(|block| expand(&Claim::root(*root), &block).ok())
+    else {
+        return Ok(Vec::new());
+    };
+    let Some(Ok(first)) =
+        Leaves::new(*root, expanded.size, node_source(store)).find(|leaf| leaf.as_ref().map_or(true, is_referred_to))
+    else {
+        return Ok(Vec::new());
+    };
+    let places = store.places(&widen(&first.cid)).map_err(|e| from_store(&e))?;
+    Ok(places.into_iter().map(|place| place.file).collect())
 }
 
 /// The inner nodes' bytes, from the index.

@@ -188,6 +188,7 @@ impl Nodes<'_> {
                 }
                 SessionEvent::NobodyHas { cid } => notice(Notice::NobodyHas(cid)),
                 SessionEvent::PeersChanged { connected } => notice(Notice::Peers(connected)),
+                SessionEvent::Pick { .. } | SessionEvent::Roam { .. } => {}
             }
         }
     }
@@ -234,7 +235,7 @@ pub(super) async fn obtain(
                 notice(Notice::Progress);
                 return block.renamed(cid).ok_or_else(|| Failure::new("bug", "a block changed its hash"));
             }
-            SessionEvent::Block { .. } => {}
+            SessionEvent::Block { .. } | SessionEvent::Pick { .. } | SessionEvent::Roam { .. } => {}
             SessionEvent::NobodyHas { cid } => notice(Notice::NobodyHas(cid)),
             SessionEvent::PeersChanged { connected } => notice(Notice::Peers(connected)),
         }

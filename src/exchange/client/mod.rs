@@ -10,6 +10,7 @@
 //! Wants are keyed by multihash. Several sessions may want one block; the first of them schedules it. Who is asked is
 //! decided in `schedule`, after an event and before the next output; what happens when nothing comes, in `timers`.
 
+mod follow;
 mod peer;
 mod schedule;
 mod session;
@@ -24,6 +25,7 @@ use std::fmt;
 use std::time::Instant;
 
 use libp2p::PeerId;
+use roaring::RoaringBitmap;
 
 use self::peer::Peer;
 use self::session::Session;
@@ -88,6 +90,36 @@ pub enum Output {
         /// The CID as wanted.
         cid: Cid,
     },
+    /// These leaves of the file that a session follows are best wanted now, with [`Client::want_leaves`].
+    Pick {
+        /// Whose file.
+        session: SessionId,
+        /// Which leaves.
+        leaves: Vec<u32>,
+    },
+    /// Whether there are peers that do not tell what they have: then a session had better want leaves of its own choice,
+    /// too, since nothing is picked for their sake.
+    Roam {
+        /// Which session.
+        session: SessionId,
+        /// Whether there are such peers.
+        on: bool,
+    },
+}
+
+/// What a session follows: the file whose leaves it is going to want.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Followed {
+    /// The file's root.
+    pub root: Cid,
+    /// How many leaves it has.
+    pub leaves: u32,
+    /// What one of them has about, in bytes.
+    pub leaf_bytes: u32,
+    /// Leaves that are there already.
+    pub there: RoaringBitmap,
+    /// Bytes of leaves that may be picked and not be there yet.
+    pub window_bytes: u64,
 }
 
 /// What the client has seen since it began.
@@ -198,7 +230,7 @@ impl Client {
         }
         self.connects += 1;
         self.numbers.insert(peer, self.connects);
-        self.peers.insert(self.connects, Peer::new(peer));
+        self.peers.insert(self.connects, Peer::new(now, peer));
         self.ready.insert(self.connects);
     }
 
@@ -265,7 +297,10 @@ impl Client {
         self.sessions.remove(&session);
         self.outputs.retain(|output| match output {
             Output::Send { .. } => true,
-            Output::Block { session: other, .. } | Output::NobodyHas { session: other, .. } => *other != session,
+            Output::Block { session: other, .. }
+            | Output::NobodyHas { session: other, .. }
+            | Output::Pick { session: other, .. }
+            | Output::Roam { session: other, .. } => *other != session,
         });
     }
 
@@ -308,6 +343,7 @@ impl Client {
         self.stir(now);
         for cid in cids {
             if let Some(&number) = self.by_hash.get(cid.hash()) {
+                self.unpick(session, number);
                 self.unwant(session, number);
             }
         }

@@ -14,6 +14,10 @@ use crate::exchange::message::{Version, WantEntry, WantKind};
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) id: PeerId,
+    /// When it connected.
+    pub(super) since: Instant,
+    /// It does not tell who has what.
+    pub(super) mute: bool,
     /// Its number for [`claim`].
     pub(super) lot: u64,
     pub(super) version: Version,
@@ -21,6 +25,9 @@ pub(super) struct Peer {
     pub(super) in_flight: u64,
     /// How many blocks it was asked for.
     pub(super) asks: usize,
+    /// How many of them it did not have when it was asked, but was about to, and their bytes.
+    pub(super) coming: usize,
+    coming_bytes: u64,
     /// Wants for blocks that stand in its ledger.
     pub(super) standing_blocks: usize,
     /// Wants for presences that stand in its ledger.
@@ -53,13 +60,17 @@ pub(super) struct Peer {
 const FAILURES_MAX: u32 = 3;
 
 impl Peer {
-    pub(super) fn new(id: PeerId) -> Self {
+    pub(super) fn new(now: Instant, id: PeerId) -> Self {
         Self {
             id,
+            since: now,
+            mute: false,
             lot: lot(&id),
             version: Version::V120,
             in_flight: 0,
             asks: 0,
+            coming: 0,
+            coming_bytes: 0,
             standing_blocks: 0,
             standing_haves: 0,
             wants: BTreeSet::new(),
@@ -82,15 +93,32 @@ impl Peer {
         self.version == Version::V120
     }
 
+    /// How many more blocks of `size` bytes it may be asked for.
+    pub(super) fn room(&self, size: u32) -> usize {
+        let asks = self.asks - self.coming;
+        if self.has_failed() {
+            return usize::from(asks == 0);
+        }
+        let bytes = u64::from(self.pace.pipeline_bytes()).saturating_sub(self.filled()) / u64::from(size.max(1));
+        let blocks = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let blocks = blocks.min(limits::WANT_BLOCKS_PER_PEER.saturating_sub(self.asks));
+        blocks.max(limits::PIPELINE_BLOCKS_MIN.saturating_sub(asks))
+    }
+
     /// Whether it may be asked for another block of `size` bytes.
     pub(super) fn has_room(&self, size: u32) -> bool {
         let blocks = if self.has_failed() { 1 } else { limits::PIPELINE_BLOCKS_MIN };
         if self.asks >= limits::WANT_BLOCKS_PER_PEER {
             return false;
         }
-        self.asks < blocks
+        self.asks - self.coming < blocks
             || (self.failures < FAILURES_MAX
                 && self.filled() + u64::from(size) <= u64::from(self.pace.pipeline_bytes()))
+    }
+
+    /// How many more blocks it may be asked for that it is about to have.
+    pub(super) const fn room_coming(&self) -> usize {
+        limits::COMING_PER_PEER.saturating_sub(self.coming)
     }
 
     /// How full its pipeline is, in thousandths.
@@ -126,6 +154,10 @@ impl Peer {
                 }
                 self.asks += 1;
                 self.in_flight += u64::from(size);
+                if ask.coming {
+                    self.coming += 1;
+                    self.coming_bytes += u64::from(size);
+                }
             }
             Word::Lacks => {
                 self.lacks.insert(number);
@@ -143,9 +175,13 @@ impl Peer {
         self.standing_blocks -= usize::from(word.stands_block());
         self.standing_haves -= usize::from(word.stands_have());
         match word {
-            Word::Asked(_) => {
+            Word::Asked(ask) => {
                 self.asks -= 1;
                 self.in_flight -= u64::from(size);
+                if ask.coming {
+                    self.coming -= 1;
+                    self.coming_bytes -= u64::from(size);
+                }
             }
             Word::Lacks => {
                 self.lacks.remove(&number);
@@ -182,8 +218,9 @@ impl Peer {
         self.pace.measure(now);
     }
 
-    pub(super) fn push(&mut self, cid: Cid, priority: i32, kind: WantKind) {
-        let send_dont_have = self.speaks_presence();
+    /// `waits`: the peer does not have it yet and should keep the want until it has.
+    pub(super) fn push(&mut self, cid: Cid, priority: i32, kind: WantKind, waits: bool) {
+        let send_dont_have = self.speaks_presence() && !waits;
         self.outbox.push(WantEntry { cid, priority, kind, cancel: false, send_dont_have });
         self.urgent = true;
     }
@@ -225,7 +262,7 @@ impl Peer {
 
     fn filled(&self) -> u64 {
         // What it still sends that we have given up counts too, as long as anything is under way.
-        if self.asks == 0 { 0 } else { self.in_flight.max(u64::from(self.pending_bytes)) }
+        if self.asks == 0 { 0 } else { (self.in_flight - self.coming_bytes).max(u64::from(self.pending_bytes)) }
     }
 }
 

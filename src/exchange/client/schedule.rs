@@ -27,10 +27,16 @@ const OPEN_HAVES_MAX: usize = 16;
 
 /// In the endgame a second peer is asked when it should be so many times faster than the first, or when the first has
 /// taken so many times as long as it should. Less would mostly bring blocks twice.
-const ENDGAME_FACTOR: u32 = 3;
+const ENDGAME_FACTOR: u32 = 4;
+
+/// How long a peer that has told of a leaf may take to send it at least: it may be sending to many.
+const TELLERS_PATIENCE_MIN: Duration = Duration::from_secs(10);
+
+/// How much longer a leaf may take that the peer does not have yet but will soon.
+const COMING_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The endgame is for gains of at least this; for less, a block is not fetched twice.
-const ENDGAME_GAIN_MIN: Duration = Duration::from_secs(1);
+const ENDGAME_GAIN_MIN: Duration = Duration::from_secs(2);
 
 /// What a peer may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +58,12 @@ impl Client {
         // Who has let us wait in vain again and again is asked for what the others leave.
         let has_failed = |number: &PeerNumber| self.peers.get(number).is_some_and(Peer::has_failed);
         let (failed, sound): (Vec<PeerNumber>, Vec<PeerNumber>) = peers.iter().copied().partition(has_failed);
-        for group in [sound, failed] {
+        // Whoever pulls too is asked first: what a publisher sends it sends to one only.
+        let (holders, pullers) = sound.into_iter().partition(|number| self.is_holder(*number));
+        for group in [pullers, holders, failed] {
             self.assign_all(now, &group, Choice::Known);
             self.assign_all(now, &group, Choice::Presumed);
+            self.pick(&group);
         }
         for &peer in &peers {
             self.ask_ahead(now, peer);
@@ -83,7 +92,7 @@ impl Client {
         let mut heap = BinaryHeap::with_capacity(peers.len());
         for &number in peers {
             if let Some(peer) = self.peers.get(&number)
-                && peer.has_room(1)
+                && (peer.has_room(1) || (choice == Choice::Known && self.may_take(number, peer)))
             {
                 let fill = peer.fill();
                 heap.push(Reverse((fill, self.random_next(), number)));
@@ -98,7 +107,7 @@ impl Client {
             turn = at + 1;
             self.ask(now, want, number);
             if let Some(peer) = self.peers.get(&number)
-                && peer.has_room(1)
+                && (peer.has_room(1) || (choice == Choice::Known && self.may_take(number, peer)))
             {
                 heap.push(Reverse((peer.fill(), tie, number)));
             }
@@ -110,6 +119,10 @@ impl Client {
         let session = self.sessions.get(&session)?;
         let peer = self.peers.get(&number)?;
         let view = session.views.get(&number);
+        if let Some(view) = view.filter(|view| choice == Choice::Known && view.tells.is_some()) {
+            let takes = |want: &&WantNumber| self.wants.get(want).is_some_and(|want| self.takes(want, number, peer));
+            return view.haves.iter().take(LOOKAHEAD).find(takes).copied();
+        }
         // Among several peers, each is asked for as much as it has shown that it can give: most of a fleet may have
         // little yet, and a slow one would sit on a whole pipeline. A peer that said HAVE gets the benefit of the doubt.
         let trust = if self.peers.len() == 1 { usize::MAX } else { view.map_or(0, |view| view.given) };
@@ -156,6 +169,8 @@ impl Client {
         let Some(want) = self.wants.get(&number) else { return };
         let (cid, size) = (want.cid, want.size);
         let promised = want.word(peer_number) == Some(Word::Have);
+        let coming = self.is_coming(want, peer_number);
+        let tells = self.tells_of(want, peer_number).is_some();
         let lacking: Vec<PeerNumber> = want
             .words
             .iter()
@@ -168,8 +183,11 @@ impl Client {
         let Some(peer) = self.peers.get_mut(&peer_number) else { return };
         let over = (peer.standing_blocks >= limits::WANT_BLOCKS_PER_PEER).then(|| peer.lacks_block.first().copied());
         let patience = peer.patience(size);
-        peer.push(cid, Want::priority(number), WantKind::Block);
-        let ask = Ask { since: now, promised, due: now + patience };
+        // Whoever tells what it has does not leave one waiting without a reason.
+        let patience = if tells { patience.max(TELLERS_PATIENCE_MIN) } else { patience };
+        let patience = patience + if coming { COMING_PATIENCE } else { Duration::ZERO };
+        peer.push(cid, Want::priority(number), WantKind::Block, coming);
+        let ask = Ask { since: now, promised, coming, due: now + patience };
         self.set_word(number, peer_number, Some(Word::Asked(ask)));
         if let Some(Some(oldest)) = over {
             self.shun(oldest, peer_number, now + limits::SHUNNED_FOR);
@@ -195,7 +213,7 @@ impl Client {
             let Some(view) = session.views.get_mut(&peer_number) else { continue };
             let room = limits::WANT_HAVES_PER_PEER.saturating_sub(peer.standing_haves);
             let enough = view.open > OPEN_HAVES_MAX || view.haves.len() >= KNOWN_HAVES_MIN;
-            if !view.partial || !peer.speaks_presence() || enough || room == 0 {
+            if !view.partial || view.tells.is_some() || !peer.speaks_presence() || enough || room == 0 {
                 continue;
             }
             let mut batch = Vec::new();
@@ -206,7 +224,7 @@ impl Client {
                 view.cursor = number + 1;
                 let Some(want) = self.wants.get(&number) else { continue };
                 if want.word(peer_number).is_none() && !want.is_coming_small() {
-                    peer.push(want.cid, Want::priority(number), WantKind::Have);
+                    peer.push(want.cid, Want::priority(number), WantKind::Have, false);
                     batch.push(number);
                 }
             }
@@ -223,7 +241,7 @@ impl Client {
             return;
         }
         let mut slowest: Option<(Instant, WantNumber)> = None;
-        for session in self.sessions.values().filter(|session| session.queue.is_empty()) {
+        for session in self.sessions.values().filter(|session| Self::is_ending(session)) {
             let presumed = !peer.speaks_presence() || session.views.get(&number).is_none_or(|view| !view.partial);
             for &candidate in &session.asked {
                 let Some(want) = self.wants.get(&candidate).filter(|want| want.asked == 1) else { continue };
@@ -258,7 +276,15 @@ impl Client {
         for number in std::mem::take(&mut self.doubtful) {
             let Some(want) = self.wants.get_mut(&number) else { continue };
             let mute = if understood(Version::V100, &want.cid) { 0 } else { old };
-            let hopeless = !self.peers.is_empty() && want.lacking + mute >= self.peers.len();
+            let without = match self.sessions.get(&want.owner()) {
+                Some(session) if session.follow.is_some() => session
+                    .views
+                    .iter()
+                    .filter(|(number, view)| view.tells.is_some() && !want.words.contains_key(number))
+                    .count(),
+                _ => 0,
+            };
+            let hopeless = !self.peers.is_empty() && want.lacking + mute + without >= self.peers.len();
             if hopeless && want.told != Some(self.connects) {
                 want.told = Some(self.connects);
                 let told =
@@ -280,12 +306,13 @@ impl Client {
     }
 
     fn set_tick(&mut self, now: Instant) {
-        let needed = !self.wants.is_empty() || self.peers.values().any(|peer| !peer.outbox.is_empty());
+        let follows = self.sessions.values().any(|session| session.follow.is_some());
+        let needed = follows || !self.wants.is_empty() || self.peers.values().any(|peer| !peer.outbox.is_empty());
         self.tick_at = if needed { self.tick_at.or(Some(now + timers::TICK)) } else { None };
     }
 
     /// The next number of a splitmix64 generator.
-    fn random_next(&mut self) -> u64 {
+    pub(super) fn random_next(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

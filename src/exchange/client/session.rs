@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use libp2p::PeerId;
 
+use super::follow::{Follow, Tells};
 use super::want::{Want, WantNumber, Word};
 use super::{PeerCounters, PeerNumber};
 
@@ -23,6 +24,12 @@ pub(super) struct View {
     pub(super) open: usize,
     /// The next want that it is to be asked about.
     pub(super) cursor: WantNumber,
+    /// What it has told of the file that the session follows. Such a peer is partial and is asked no questions.
+    pub(super) tells: Option<Tells>,
+    /// Leaves that the session was asked to want for this peer's sake, and does not want yet.
+    pub(super) picks_open: usize,
+    /// The same for leaves that it was about to have.
+    pub(super) coming_open: usize,
 }
 
 #[derive(Debug)]
@@ -35,6 +42,8 @@ pub(super) struct Session {
     pub(super) asked: BTreeSet<WantNumber>,
     pub(super) views: BTreeMap<PeerNumber, View>,
     pub(super) given: BTreeMap<PeerId, PeerCounters>,
+    /// The file whose leaves it wants.
+    pub(super) follow: Option<Follow>,
     /// When a block last came for it, or it was last started afresh.
     pub(super) progress_at: Instant,
 }
@@ -69,6 +78,7 @@ impl Session {
             asked: BTreeSet::new(),
             views: BTreeMap::new(),
             given: BTreeMap::new(),
+            follow: None,
             progress_at: now,
         }
     }

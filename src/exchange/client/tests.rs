@@ -106,6 +106,7 @@ impl Done {
                 }
                 Output::Block { session, block, .. } => self.blocks.push((session, *block.cid())),
                 Output::NobodyHas { cid, .. } => self.nobody.push(cid),
+                Output::Pick { .. } | Output::Roam { .. } => {}
             }
         }
     }

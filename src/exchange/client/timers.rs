@@ -41,6 +41,7 @@ impl Client {
             Word::Shunned { .. } => {
                 self.set_word(number, peer, None);
                 self.look_again(number, peer);
+                self.retell(number, peer);
             }
             Word::Have | Word::Lacks | Word::LacksBlock => {}
         }
@@ -48,6 +49,7 @@ impl Client {
 
     fn overdue(&mut self, now: Instant, number: WantNumber, peer_number: PeerNumber, ask: Ask) {
         let others = self.others_may_have(number, peer_number);
+        let coming = ask.coming && self.wants.get(&number).is_some_and(|want| self.is_coming(want, peer_number));
         let Some(peer) = self.peers.get_mut(&peer_number) else { return };
         if !peer.speaks_presence() {
             // Silence is its DONT_HAVE; should it get the block later, it pushes it.
@@ -58,6 +60,11 @@ impl Client {
         let due = ask.since + peer.patience(0);
         if peer.block_at.is_some_and(|at| at > ask.since) && due > now {
             self.set_due(number, peer_number, Ask { due, ..ask });
+            return;
+        }
+        if others && coming {
+            // It did not promise a time.
+            self.shun(number, peer_number, now + limits::SHUNNED_ALONE_FOR);
             return;
         }
         if others {
@@ -81,10 +88,12 @@ impl Client {
         let peers: Vec<PeerNumber> = self.peers.keys().copied().collect();
         for peer_number in peers {
             let Some(want) = self.wants.get(&number) else { return };
+            let tells = self.tells_of(want, peer_number).is_some();
             let Some(peer) = self.peers.get_mut(&peer_number) else { continue };
             let room = peer.standing_haves < limits::WANT_HAVES_PER_PEER;
-            if peer.speaks_presence() && room && want.word(peer_number).is_none() && !want.is_coming_small() {
-                peer.push(want.cid, Want::priority(number), WantKind::Have);
+            let unsaid = want.word(peer_number).is_none() && !want.is_coming_small();
+            if peer.speaks_presence() && room && unsaid && !tells {
+                peer.push(want.cid, Want::priority(number), WantKind::Have, false);
                 self.set_word(number, peer_number, Some(Word::AskedHave { due: now + limits::PRESENCE_AFTER }));
             }
         }
@@ -133,7 +142,7 @@ impl Client {
     }
 
     /// Changes only when an ask is looked at; to the counts it is the same ask.
-    fn set_due(&mut self, number: WantNumber, peer: PeerNumber, ask: Ask) {
+    pub(super) fn set_due(&mut self, number: WantNumber, peer: PeerNumber, ask: Ask) {
         let Some(want) = self.wants.get_mut(&number) else { return };
         if let Some(Word::Asked(old)) = want.words.insert(peer, Word::Asked(ask)) {
             self.timers.remove(&(old.due, number, peer));
@@ -144,6 +153,7 @@ impl Client {
     fn tick(&mut self, now: Instant) {
         self.ticks += 1;
         self.all_ready = true;
+        self.see_who_tells(now);
         for peer in self.peers.values_mut() {
             peer.urgent |= !peer.outbox.is_empty();
         }

@@ -37,6 +37,8 @@ pub(super) struct Ask {
     pub(super) since: Instant,
     /// Whether the peer had said HAVE.
     pub(super) promised: bool,
+    /// Whether the peer did not have it when it was asked, but was about to: then it takes no room in the pipeline.
+    pub(super) coming: bool,
     /// When to look whether somebody else should be asked.
     pub(super) due: Instant,
 }
@@ -75,6 +77,8 @@ pub(super) struct Want {
     /// Who wants it, under which CID. The first one schedules it. Never empty.
     pub(super) wanted_by: Vec<(SessionId, Cid)>,
     pub(super) words: BTreeMap<PeerNumber, Word>,
+    /// Its number in the file that its session follows.
+    pub(super) leaf: Option<u32>,
     /// How many words are [`Word::Asked`]: 0 in the queue, 2 when a second peer was asked at the end.
     pub(super) asked: usize,
     /// How many words are [`Word::AskedHave`].
@@ -95,6 +99,7 @@ impl Want {
             size,
             wanted_by: vec![(session, cid)],
             words: BTreeMap::new(),
+            leaf: None,
             asked: 0,
             questions: 0,
             holders: 0,

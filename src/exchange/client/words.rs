@@ -138,6 +138,9 @@ impl Client {
         for (id, _) in &want.wanted_by {
             if let Some(session) = self.sessions.get_mut(id) {
                 session.wants.remove(&number);
+                if let (Some(follow), Some(leaf)) = (&mut session.follow, want.leaf) {
+                    follow.wants.remove(&leaf);
+                }
             }
         }
         if let Some(session) = self.sessions.get_mut(&want.owner()) {

@@ -48,10 +48,17 @@ fn stream(bytes: Vec<u8>, stalls: bool, room: &Arc<Semaphore>) -> Messages {
     });
     let (up, down) = (Rate::default(), Rate::default());
     let shared = Shared { verify, pool: Pool::default(), offers: offers(Version::V120), up, down };
-    messages(Came { bytes: io::Cursor::new(bytes), stalls }, shared, room.clone())
+    messages(Came { bytes: io::Cursor::new(bytes), stalls }, Speech::Bitswap(Version::V120), shared, room.clone())
 }
 
-type Message = Result<(Incoming, OwnedSemaphorePermit), Fault>;
+type Message = Result<(Received, OwnedSemaphorePermit), Fault>;
+
+fn bitswap(received: Received) -> Incoming {
+    match received {
+        Received::Message(message) => message,
+        Received::Notices(notices) => panic!("{notices:?}"),
+    }
+}
 
 /// What there is to be had of a stream without waiting; whether it has ended.
 fn taken(messages: &mut Messages) -> (Vec<Message>, bool) {
@@ -126,7 +133,7 @@ fn a_block_under_an_unknown_hash_costs_nothing_but_itself() {
     let (messages, _) = taken(&mut stream([message.clone(), message].concat(), true, &room()));
     assert_eq!(messages.len(), 2);
     for message in messages {
-        assert_eq!(message.unwrap().0.blocks, [Block::seal(Prefix::RAW_V1, data.clone()).unwrap()]);
+        assert_eq!(bitswap(message.unwrap().0).blocks, [Block::seal(Prefix::RAW_V1, data.clone()).unwrap()]);
     }
 }
 
@@ -139,7 +146,7 @@ fn a_want_under_an_unknown_hash_does_not_break_the_stream() {
     let bytes = sent(&Outgoing { wants: wants.clone(), ..Outgoing::default() });
     let (mut messages, ended) = taken(&mut stream(bytes, true, &room()));
     assert!(!ended && messages.len() == 1);
-    assert_eq!(messages.remove(0).unwrap().0.wants, wants);
+    assert_eq!(bitswap(messages.remove(0).unwrap().0).wants, wants);
 }
 
 #[test]

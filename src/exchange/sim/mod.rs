@@ -2,9 +2,11 @@
 //!
 //! [`World`] moves messages between nodes and watches what must always hold: no block comes twice to a session, nothing
 //! is asked of a peer while the same question stands, no more stands than a peer keeps, and a server never holds more
-//! bytes than it may. The runs themselves are in [`runs`].
+//! bytes than it may. The runs themselves are in [`runs`] and
+//! [`fleets`].
 
 mod faults;
+mod fleets;
 mod runs;
 
 use std::cmp::Reverse;
@@ -14,8 +16,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use libp2p::PeerId;
+use roaring::RoaringBitmap;
 
-use super::client::{self, Client, SessionId};
+use super::client::{self, Client, Followed, SessionId};
+use super::have::{self, Held, Notice, Teller};
 use super::limits;
 use super::message::{Outgoing, Presence, Version, WantEntry, WantKind};
 use super::server::{self, ReadKind, ReadOutcome, Server, Ticket};
@@ -54,6 +58,9 @@ pub(super) struct Node {
     pub(super) peer: PeerId,
     pub(super) client: Client,
     pub(super) server: Server,
+    pub(super) teller: Teller,
+    /// Whether it says who has what.
+    pub(super) tells: bool,
     pub(super) link: Link,
     pub(super) manner: Manner,
     pub(super) store: HashMap<Multihash, Bytes>,
@@ -63,6 +70,8 @@ pub(super) struct Node {
     pub(super) told: HashMap<Cid, u32>,
     pub(super) finished_at: Option<Instant>,
     pub(super) sent_bytes: u64,
+    /// Bytes of wants, presences and notices that it sent, as they would be on the wire.
+    pub(super) control_bytes: u64,
     up_free_at: Instant,
     down_free_at: Instant,
     timer_at: Option<Instant>,
@@ -72,8 +81,8 @@ pub(super) struct Node {
     pub(super) dropped: usize,
     /// Entries of ours that stand at each peer, as far as we can know.
     standing: HashMap<usize, HashMap<Cid, WantKind>>,
-    /// Bytes read and not reported sent.
-    held_bytes: usize,
+    /// Bytes read and not reported sent, by peer.
+    held_bytes: HashMap<usize, usize>,
 }
 
 #[derive(Debug)]
@@ -108,6 +117,23 @@ enum Event {
         node: usize,
         wants: Vec<(Cid, u32)>,
     },
+    Follow {
+        node: usize,
+    },
+    Tell {
+        from: usize,
+        to: usize,
+        epoch: u64,
+        notices: Vec<Notice>,
+    },
+}
+
+/// The file that is pulled in a world: its root, its leaves in order with their lengths, and their numbers.
+#[derive(Debug)]
+pub(super) struct SimFile {
+    root: Cid,
+    leaves: Vec<(Cid, u32)>,
+    numbers: HashMap<Multihash, u32>,
 }
 
 #[derive(Debug)]
@@ -132,6 +158,10 @@ pub(super) struct World {
     pub(super) names: HashMap<Multihash, Block>,
     pub(super) steps: u64,
     wants_to_come: usize,
+    file: Option<SimFile>,
+    /// Bytes of leaves that a node may have picked and not received.
+    pub(super) window_bytes: u64,
+    numbers: HashMap<PeerId, usize>,
 }
 
 impl Node {
@@ -170,6 +200,9 @@ impl World {
             names: HashMap::new(),
             steps: 0,
             wants_to_come: 0,
+            file: None,
+            window_bytes: 32 << 20,
+            numbers: HashMap::new(),
         }
     }
 
@@ -177,12 +210,15 @@ impl World {
         let seed = self.below(u64::MAX);
         let mut key = [0; 32];
         key[..8].copy_from_slice(&seed.to_le_bytes());
-        key[8] = u8::try_from(self.nodes.len()).unwrap();
+        key[8..16].copy_from_slice(&(self.nodes.len() as u64).to_le_bytes());
         let peer = PeerId::from_multihash(libp2p::multihash::Multihash::wrap(0, &key).unwrap()).unwrap();
+        self.numbers.insert(peer, self.nodes.len());
         self.nodes.push(Node {
             peer,
             client: Client::new(client::Options { local: Some(peer), ..client::Options::default() }, seed),
             server: Server::new(server::Options::default()),
+            teller: Teller::new(seed),
+            tells: true,
             link,
             manner,
             store: HashMap::new(),
@@ -191,13 +227,14 @@ impl World {
             told: HashMap::new(),
             finished_at: None,
             sent_bytes: 0,
+            control_bytes: 0,
             up_free_at: self.now,
             down_free_at: self.now,
             timer_at: None,
             kept: HashMap::new(),
             dropped: 0,
             standing: HashMap::new(),
-            held_bytes: 0,
+            held_bytes: HashMap::new(),
         });
         self.nodes.len() - 1
     }
@@ -223,6 +260,21 @@ impl World {
         self.at(self.now + after, Event::Want { node, wants });
     }
 
+    /// Makes these blocks, in this order, the leaves of the file of this world.
+    pub(super) fn set_file(&mut self, blocks: &[Block]) {
+        let leaves: Vec<(Cid, u32)> =
+            blocks.iter().map(|block| (*block.cid(), u32::try_from(block.bytes().len()).unwrap())).collect();
+        let numbers = (0..).zip(&leaves).map(|(number, (cid, _))| (*cid.hash(), number)).collect();
+        let root = *Block::seal(Prefix::RAW_V1, Bytes::from_static(b"root")).unwrap().cid();
+        self.file = Some(SimFile { root, leaves, numbers });
+    }
+
+    /// A node begins to pull the file.
+    pub(super) fn follow_in(&mut self, after: Duration, node: usize) {
+        self.wants_to_come += 1;
+        self.at(self.now + after, Event::Follow { node });
+    }
+
     /// A number below `bound`.
     pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -241,7 +293,7 @@ impl World {
             self.events.pop();
             self.now = at;
             self.steps += 1;
-            assert!(self.steps < 3_000_000, "the swarm never comes to rest");
+            assert!(self.steps < 200_000_000, "the swarm never comes to rest");
             let event = self.payloads.remove(&sequence).unwrap();
             self.step(event);
         }
@@ -275,6 +327,7 @@ impl World {
         for node in &self.nodes {
             assert!(node.server.is_clean(), "{:#?}", node.server);
             assert!(node.client.is_clean());
+            assert!(node.teller.next_timeout().is_none());
         }
     }
 
@@ -302,7 +355,7 @@ impl World {
             Event::Sent { node, to, epoch, bytes } => {
                 if self.epoch(node, to) == epoch {
                     let peer = self.nodes[to].peer;
-                    self.nodes[node].held_bytes -= bytes;
+                    *self.nodes[node].held_bytes.entry(to).or_default() -= bytes;
                     self.nodes[node].server.sent(now, peer, bytes);
                     self.drain(node);
                 }
@@ -330,6 +383,9 @@ impl World {
                 if this.client.next_timeout().is_some_and(|at| at <= now) {
                     this.client.timeout(now);
                 }
+                if this.teller.next_timeout().is_some_and(|at| at <= now) {
+                    this.teller.timeout(now);
+                }
                 self.drain(node);
             }
             Event::Connect { a, b } => {
@@ -347,6 +403,9 @@ impl World {
                     node.client.peer_version(now, peer, version);
                     node.server.peer_connected(now, peer);
                     node.server.peer_version(now, peer, version);
+                    if node.tells {
+                        node.teller.peer_connected(now, peer);
+                    }
                     self.drain(me);
                 }
             }
@@ -358,6 +417,40 @@ impl World {
                 this.missing.extend(wants.iter().map(|(cid, _)| *cid.hash()));
                 this.client.want(now, session, &wants);
                 self.drain(node);
+            }
+            Event::Follow { node } => {
+                self.wants_to_come -= 1;
+                let file = self.file.as_ref().unwrap();
+                let this = &mut self.nodes[node];
+                let session = *this.session.get_or_insert_with(|| this.client.open(now));
+                let mut there = RoaringBitmap::new();
+                for (number, (cid, _)) in (0..).zip(&file.leaves) {
+                    if this.store.contains_key(cid.hash()) {
+                        there.insert(number);
+                    } else {
+                        this.missing.insert(*cid.hash());
+                    }
+                }
+                let leaves = u32::try_from(file.leaves.len()).unwrap();
+                let followed = Followed {
+                    root: file.root,
+                    leaves,
+                    leaf_bytes: file.leaves[0].1,
+                    there: there.clone(),
+                    window_bytes: self.window_bytes,
+                };
+                this.client.follow(now, session, followed);
+                this.teller.follow(now, file.root, leaves, there);
+                self.drain(node);
+            }
+            Event::Tell { from, to, epoch, notices } => {
+                if self.epoch(from, to) == epoch {
+                    let peer = self.nodes[from].peer;
+                    if self.nodes[to].tells {
+                        self.nodes[to].teller.message(now, peer, notices);
+                    }
+                    self.drain(to);
+                }
             }
         }
     }
@@ -374,7 +467,9 @@ impl World {
             let node = &mut self.nodes[me];
             node.client.peer_disconnected(now, peer);
             node.server.peer_disconnected(now, peer);
+            node.teller.peer_disconnected(now, peer);
             node.standing.remove(&other);
+            node.held_bytes.remove(&other);
             node.kept.remove(&other);
             self.drain(me);
         }
@@ -447,6 +542,46 @@ impl World {
         }
     }
 
+    /// Sends what a node tells, and hands on what it was told.
+    fn tell(&mut self, me: usize) {
+        let now = self.now;
+        let mut heard = false;
+        while let Some(output) = self.nodes[me].teller.poll() {
+            match output {
+                have::Output::Send { peer, notices } => {
+                    let to = self.number(&peer);
+                    let epoch = self.epoch(me, to);
+                    assert!(epoch % 2 == 1, "a notice for a peer that is gone");
+                    self.nodes[me].control_bytes += (have::wire::encode(&notices).len() + FRAMING_BYTES) as u64;
+                    let delay = self.nodes[me].link.delay + self.nodes[to].link.delay;
+                    let mut at = now + delay;
+                    // One stream: in order.
+                    let last = self.last_wants.entry((me + 1_000_000, to)).or_insert(at);
+                    at = at.max(*last);
+                    *last = at;
+                    self.at(at, Event::Tell { from: me, to, epoch, notices });
+                }
+                have::Output::Told { peer, notice } => {
+                    heard = true;
+                    self.nodes[me].client.told(now, peer, &notice);
+                }
+                have::Output::Look { root } => {
+                    let held = self.file.as_ref().filter(|file| file.root == root).map(|file| {
+                        let store = &self.nodes[me].store;
+                        let has = (0_u32..).zip(&file.leaves).filter(|(_, (cid, _))| store.contains_key(cid.hash()));
+                        let there: RoaringBitmap = has.map(|(number, _)| number).collect();
+                        let leaves = u32::try_from(file.leaves.len()).unwrap();
+                        (leaves, if there.len() == u64::from(leaves) { Held::All } else { Held::Some(there) })
+                    });
+                    self.nodes[me].teller.held(now, root, held);
+                }
+            }
+        }
+        if heard {
+            self.drain(me);
+        }
+    }
+
     /// Does all that a node wants done.
     fn drain(&mut self, me: usize) {
         let now = self.now;
@@ -466,7 +601,27 @@ impl World {
                         node.finished_at = Some(now);
                     }
                     node.server.arrived(now, &[*block.cid()]);
+                    if let Some(file) = &self.file
+                        && let Some(&leaf) = file.numbers.get(block.cid().hash())
+                    {
+                        node.client.leaf_added(now, &file.root, leaf);
+                        node.teller.added(now, &file.root, leaf);
+                        if node.missing.is_empty() {
+                            node.teller.unfollow(&file.root);
+                        }
+                    }
                 }
+                client::Output::Pick { session, leaves } => {
+                    let file = self.file.as_ref().unwrap();
+                    let node = &mut self.nodes[me];
+                    let wants: Vec<(u32, Cid, u32)> = leaves
+                        .into_iter()
+                        .map(|leaf| (leaf, file.leaves[leaf as usize].0, file.leaves[leaf as usize].1))
+                        .collect();
+                    assert!(wants.iter().all(|(_, cid, _)| node.missing.contains(cid.hash())), "picked what is there");
+                    node.client.want_leaves(now, session, &wants);
+                }
+                client::Output::Roam { .. } => {}
                 client::Output::NobodyHas { session, cid } => {
                     let node = &mut self.nodes[me];
                     assert_eq!(node.session, Some(session));
@@ -483,13 +638,14 @@ impl World {
                 }
                 server::Output::Send { peer, message } => {
                     let to = self.number(&peer);
-                    self.nodes[me].held_bytes += message.block_bytes();
+                    *self.nodes[me].held_bytes.entry(to).or_default() += message.block_bytes();
                     self.send(me, to, message);
                 }
             }
         }
+        self.tell(me);
         let node = &mut self.nodes[me];
-        if let Some(at) = node.client.next_timeout()
+        if let Some(at) = node.client.next_timeout().into_iter().chain(node.teller.next_timeout()).min()
             && node.timer_at.is_none_or(|timer| at < timer)
         {
             node.timer_at = Some(at.max(now));
@@ -514,7 +670,7 @@ impl World {
     }
 
     fn number(&self, peer: &PeerId) -> usize {
-        self.nodes.iter().position(|node| node.peer == *peer).unwrap()
+        self.numbers[peer]
     }
 
     fn send(&mut self, from: usize, to: usize, mut message: Outgoing) {
@@ -535,12 +691,19 @@ impl World {
             }
         }
         let bytes = message.block_bytes();
+        if bytes == 0 {
+            let each = |cid: &Cid| cid.encoded_len() + 12;
+            let wants: usize = message.wants.iter().map(|want| each(&want.cid)).sum();
+            let presences: usize = message.presences.iter().map(|(cid, _)| each(cid)).sum();
+            self.nodes[from].control_bytes += (wants + presences + FRAMING_BYTES) as u64;
+        }
         let delay = self.nodes[from].link.delay + self.nodes[to].link.delay;
         let jitter = delay.mul_f64(self.below(1000) as f64 / 4000.0);
         let node = &mut self.nodes[from];
         node.sent_bytes += bytes as u64;
         let limit = server::Options::default().bytes_total;
-        assert!(node.held_bytes <= limit, "a server holds {} bytes", node.held_bytes);
+        let held: usize = node.held_bytes.values().sum();
+        assert!(held <= limit, "a server holds {held} bytes");
         let at = if bytes == 0 {
             // Small messages do not wait behind blocks, and wants stay in order: they have one stream.
             let mut at = self.now + delay + jitter;
@@ -562,6 +725,9 @@ impl World {
         self.at(at, Event::Arrive(Parcel { from, to, epoch, message }));
     }
 }
+
+/// What goes around a small message on the wire: multiplexer, TLS, TCP and IP.
+const FRAMING_BYTES: usize = 110;
 
 fn span(bytes: u64, rate: u64) -> Duration {
     Duration::from_nanos(bytes * 1_000_000_000 / rate.max(1))

@@ -197,6 +197,7 @@ impl Folder<'_> {
                     Some(SessionEvent::Block { block, .. }) => self.came(session, &block)?,
                     Some(SessionEvent::NobodyHas { cid }) => self.park(session, &cid),
                     Some(SessionEvent::PeersChanged { connected }) => self.work.set_peers(connected),
+                    Some(SessionEvent::Pick { .. } | SessionEvent::Roam { .. }) => {}
                     None => return Err(Failure::new("stopped", "the node has been stopped")),
                 },
                 () = tokio::time::sleep_until(next_round.into()), if waits => {}
