@@ -80,6 +80,8 @@ pub enum Command {
     Limit(LimitArgs),
     /// Whether the daemon of the repo answers
     Health,
+    /// The daemon as a service of Windows
+    Service(ServiceArgs),
     /// Print the version
     Version,
     /// Settings
@@ -452,6 +454,28 @@ pub struct ConnectArgs {
     pub addr: Multiaddr,
 }
 
+/// Flags of `service`.
+#[derive(Debug, Clone, Args)]
+pub struct ServiceArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ServiceCommand,
+    /// The service's name, for machines with several
+    #[arg(long, value_name = "NAME", default_value = "Bitshoal", global = true)]
+    pub name: String,
+}
+
+/// What to do with the service.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum ServiceCommand {
+    /// Have Windows start the daemon of this repo with the system (as an administrator)
+    Install,
+    /// Stop it and take it away (as an administrator); the repo stays
+    Uninstall,
+    /// What Windows starts
+    Run,
+}
+
 /// Settings.
 #[derive(Debug, Clone, Subcommand)]
 pub enum ConfigCommand {
@@ -582,6 +606,9 @@ mod tests {
             "peers",
             "connect /dns4/host/tcp/4001",
             "health --quiet --log debug",
+            "service install --name Second --repo /r",
+            "service uninstall",
+            "service run",
             "version",
             "config show",
             "completions bash",

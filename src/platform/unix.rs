@@ -1,5 +1,7 @@
 //! Unix: permission bits, links, SIGINT and SIGTERM.
 
+pub(crate) mod service;
+
 use super::ProcessMemory;
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -14,14 +16,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Whether connections may be made from a port that one listens at.
 pub(crate) const SHARES_PORTS: bool = true;
 
-/// Makes a file that is created with these options readable by its owner alone, from its first instant.
-pub(crate) fn keep_private(options: &mut OpenOptions) {
-    options.mode(0o600);
+/// Makes a file to write to that is not there yet, and that its owner alone can read from its first instant.
+pub(crate) fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// The same for a folder.
-pub(crate) fn keep_folder_private(builder: &mut DirBuilder) {
-    builder.mode(0o700);
+pub(crate) fn create_private_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
 }
 
 /// Allows this process as many open files as the system lets it have: the usual 1024 are for programs that wait for

@@ -1,10 +1,16 @@
-//! Windows: the ACL inherited from the user's profile, links, console events, and what the process takes.
+//! Windows: private files, links, console events, and what the process takes.
 #![allow(unsafe_code, reason = "the process's memory has no safe interface")]
 
+mod private;
+pub(crate) mod service;
+
+pub(crate) use private::{create_private, create_private_folder};
+
 use super::ProcessMemory;
-use std::fs::{DirBuilder, OpenOptions};
+use std::ffi::OsString;
 use std::io;
-use std::path::Path;
+use std::os::windows::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use tokio::signal::windows::{
@@ -17,15 +23,8 @@ use windows_sys::Win32::System::Threading::GetCurrentProcess;
 /// port is undefined (and in wine the second is refused).
 pub(crate) const SHARES_PORTS: bool = false;
 
-/// Nothing to set: a file inherits the folder's ACL, and the default repo lies in the user's profile, which others cannot
-/// read. A repo elsewhere is as private as the folder that the user chose.
-pub(crate) fn keep_private(_options: &mut OpenOptions) {}
-
 /// The system has no limit of its own.
 pub(crate) const fn raise_open_files() {}
-
-/// As [`keep_private`].
-pub(crate) fn keep_folder_private(_builder: &mut DirBuilder) {}
 
 /// NTFS journals names by itself, and folders cannot be flushed.
 pub(crate) fn sync_folder(_path: &Path) -> io::Result<()> {
@@ -89,6 +88,9 @@ pub(crate) fn folds_case(_folder: &Path) -> bool {
     true
 }
 
+/// From this length on a path must be verbatim: a folder's must leave room for a name of 12 below 260.
+const PATH_UNITS_MAX: usize = 248;
+
 /// What the process takes, in bytes: what it has been promised, in memory or not, and what is in memory beside that.
 pub(crate) fn process_memory() -> Option<ProcessMemory> {
     let size = u32::try_from(size_of::<PROCESS_MEMORY_COUNTERS_EX>()).ok()?;
@@ -100,4 +102,32 @@ pub(crate) fn process_memory() -> Option<ProcessMemory> {
         anonymous_bytes: counters.PrivateUsage as u64,
         mapped_bytes: counters.WorkingSetSize.saturating_sub(counters.PrivateUsage) as u64,
     })
+}
+
+/// A path as calls of the system want it: ended by a zero, and of any length.
+pub(crate) fn wide(path: &Path) -> io::Result<Vec<u16>> {
+    let path = verbatim(&std::path::absolute(path)?);
+    Ok(path.as_os_str().encode_wide().chain([0]).collect())
+}
+
+/// An absolute path so that the system takes it however long it is: beyond [`PATH_UNITS_MAX`] it does so only for paths
+/// that say that there is nothing in them to be interpreted. Others are left as they are.
+pub(crate) fn verbatim(path: &Path) -> PathBuf {
+    use std::path::{Component, Prefix};
+    if path.as_os_str().encode_wide().count() < PATH_UNITS_MAX {
+        return path.to_path_buf();
+    }
+    let mut components = path.components();
+    let mut long = match components.next() {
+        Some(Component::Prefix(prefix)) => match prefix.kind() {
+            Prefix::Disk(_) => OsString::from(r"\\?\"),
+            Prefix::UNC(..) => OsString::from(r"\\?\UNC"),
+            _ => return path.to_path_buf(),
+        },
+        _ => return path.to_path_buf(),
+    };
+    let skipped = if long.len() == 4 { 0 } else { 1 };
+    let units: Vec<u16> = path.as_os_str().encode_wide().skip(skipped).collect();
+    long.push(OsString::from_wide(&units));
+    PathBuf::from(long)
 }

@@ -15,6 +15,7 @@ mod memory;
 mod nodes;
 mod plan;
 mod rates;
+mod service;
 mod strange;
 mod support;
 mod swarm;

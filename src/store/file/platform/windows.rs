@@ -25,6 +25,7 @@ use windows_sys::Win32::Storage::FileSystem::{
 use windows_sys::Win32::System::IO::DeviceIoControl;
 use windows_sys::Win32::System::Ioctl::FSCTL_SET_SPARSE;
 
+use crate::platform::wide;
 use crate::store::{Attributes, FileIdentity, Restore, Stamp};
 
 /// Address space that the index begins with. The data file is as long as the map here, so it grows in steps.
@@ -280,7 +281,7 @@ pub(crate) fn release_mapping(_path: &Path) {}
 
 /// Renames and never overwrites.
 pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    let (from, to) = (wide(from), wide(to));
+    let (from, to) = (wide(from)?, wide(to)?);
     // SAFETY: both are strings that end with a zero.
     check(unsafe { MoveFileExW(from.as_ptr(), to.as_ptr(), MOVEFILE_WRITE_THROUGH) })
 }
@@ -312,7 +313,7 @@ pub(crate) struct Space {
 
 pub(crate) fn space(dir: &Path) -> io::Result<Space> {
     let root = volume(dir)?;
-    let path = wide(dir);
+    let path = wide(dir)?;
     let (mut free, mut flags, mut name) = (0_u64, 0_u32, [0_u16; 32]);
     // SAFETY: the paths end with a zero, `name` has the length that is given, and unused outputs may be null.
     unsafe {
@@ -354,15 +355,11 @@ pub(crate) unsafe fn guarded_copy(_source: *const u8, _out: &mut [u8], _poisoned
 }
 
 fn volume(path: &Path) -> io::Result<Vec<u16>> {
-    let path = wide(path);
+    let path = wide(path)?;
     let mut root = vec![0_u16; 1024];
     // SAFETY: the path ends with a zero, and the buffer has the length that is given.
     check(unsafe { GetVolumePathNameW(path.as_ptr(), root.as_mut_ptr(), 1024) })?;
     Ok(root)
-}
-
-fn wide(path: &Path) -> Vec<u16> {
-    path.as_os_str().encode_wide().chain([0]).collect()
 }
 
 fn check(result: i32) -> io::Result<()> {
