@@ -155,7 +155,8 @@ impl Repo {
         let variable = variable.filter(|value| !value.is_empty()).map(Path::new);
         let Some(named) = flag.or(variable) else {
             let folders = directories::ProjectDirs::from("", "", "bitshoal").ok_or(RepoError::NoHome)?;
-            return Ok(folders.data_dir().to_path_buf());
+            // Not what Windows copies between a user's machines.
+            return Ok(folders.data_local_dir().to_path_buf());
         };
         std::path::absolute(named).map_err(failed("resolve", named))
     }
@@ -503,6 +504,10 @@ mod tests {
         assert!(Repo::locate(Some(Path::new("relative")), None).unwrap().is_absolute());
         if let Ok(default) = Repo::locate(None, Some(std::ffi::OsStr::new(""))) {
             assert!(default.to_string_lossy().contains("bitshoal"), "{}", default.display());
+            if cfg!(windows) {
+                let local = std::env::var_os("LOCALAPPDATA").unwrap();
+                assert!(default.starts_with(local), "{}", default.display());
+            }
         }
     }
 

@@ -103,6 +103,9 @@ pub struct DemoArgs {
     /// Where to make the temporary folder [default: the system's]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// Show the memory of each process and the system's cache before, while and after, too
+    #[arg(long)]
+    pub memory: bool,
     /// Keep the folder, and say where it is
     #[arg(long)]
     pub keep: bool,
@@ -579,7 +582,7 @@ mod tests {
     #[test]
     fn the_table_of_commands_is_understood() {
         for line in [
-            "demo --size 256MiB --readers 3 --dir /d --keep",
+            "demo --size 256MiB --readers 3 --dir /d --memory --keep",
             "init",
             "key gen",
             "daemon --listen /ip4/127.0.0.1/tcp/0 --listen /ip6/::1/tcp/0",

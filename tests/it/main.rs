@@ -12,6 +12,7 @@ mod folders;
 mod import;
 mod meeting;
 mod memory;
+mod names;
 mod nodes;
 mod plan;
 mod rates;
