@@ -96,6 +96,8 @@ pub enum Security {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reader {
+    /// What is best on this system.
+    Auto,
     /// Mapped windows.
     Mmap,
     /// Positioned reads.
@@ -148,7 +150,7 @@ impl Default for Config {
             up: ByteRate(0),
             down: ByteRate(0),
             cache_bytes: ByteSize(256 << 20),
-            reader: Reader::Mmap,
+            reader: Reader::Auto,
             writer: Writer::Buffered,
             preallocate: Preallocate::Sparse,
             epoch_bytes: ByteSize(64 << 20),

@@ -286,6 +286,7 @@ fn store_options(config: &Config, budget: &Budget) -> store::Options {
         window_bytes: budget.window,
         idle_bytes_max: usize::try_from(budget.idle).unwrap_or(usize::MAX),
         reader: match config.reader {
+            config::Reader::Auto => store::Options::default().reader,
             config::Reader::Mmap => store::ReaderKind::Mmap,
             config::Reader::Pread => store::ReaderKind::Pread,
             config::Reader::Direct => store::ReaderKind::Direct,

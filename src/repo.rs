@@ -13,7 +13,7 @@
 //! temporary file that is private from its first instant, made durable, then renamed. `node.toml` comes last, so a crash
 //! within `init` leaves no repo, only files that the next `init` names.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -155,7 +155,8 @@ impl Repo {
         let variable = variable.filter(|value| !value.is_empty()).map(Path::new);
         let Some(named) = flag.or(variable) else {
             let folders = directories::ProjectDirs::from("", "", "bitshoal").ok_or(RepoError::NoHome)?;
-            return Ok(folders.data_dir().to_path_buf());
+            // Not what Windows copies between a user's machines.
+            return Ok(folders.data_local_dir().to_path_buf());
         };
         std::path::absolute(named).map_err(failed("resolve", named))
     }
@@ -353,9 +354,7 @@ fn make_folder(dir: &Path) -> Result<(), RepoError> {
     if let Some(parent) = dir.parent() {
         fs::create_dir_all(parent).map_err(failed("make the folder", parent))?;
     }
-    let mut builder = DirBuilder::new();
-    platform::keep_folder_private(&mut builder);
-    builder.create(dir).map_err(failed("make the folder", dir))
+    platform::create_private_folder(dir).map_err(failed("make the folder", dir))
 }
 
 /// Reads a key's file whole.
@@ -376,10 +375,7 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<(), RepoError> {
     // Left by a process that had our id and was killed in here.
     let _ = fs::remove_file(&temporary);
     let write = || {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        platform::keep_private(&mut options);
-        let mut file = options.open(&temporary)?;
+        let mut file = platform::create_private(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
@@ -508,6 +504,10 @@ mod tests {
         assert!(Repo::locate(Some(Path::new("relative")), None).unwrap().is_absolute());
         if let Ok(default) = Repo::locate(None, Some(std::ffi::OsStr::new(""))) {
             assert!(default.to_string_lossy().contains("bitshoal"), "{}", default.display());
+            if cfg!(windows) {
+                let local = std::env::var_os("LOCALAPPDATA").unwrap();
+                assert!(default.starts_with(local), "{}", default.display());
+            }
         }
     }
 

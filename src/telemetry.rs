@@ -1,9 +1,11 @@
-//! The log: tracing's events to stderr, once a process.
+//! The log: tracing's events to stderr, or for a service to a file, once a process.
 //!
 //! What is logged: `--log`, else `RUST_LOG`, else what the caller says (the daemon its setting, other commands warnings).
 //! Results never go through here; they are stdout's.
 
+use std::fs::File;
 use std::io::IsTerminal;
+use std::sync::Mutex;
 
 use tracing_subscriber::EnvFilter;
 
@@ -14,15 +16,28 @@ use crate::transfer::api::Failure;
 /// # Errors
 /// `bad-log` when the directives are not understood; the sentence shows them.
 pub fn start(flag: Option<&str>, fallback: &str) -> Result<(), Failure> {
-    let variable = std::env::var("RUST_LOG").ok().filter(|value| !value.is_empty());
-    let wanted = flag.map(str::to_owned).or(variable).unwrap_or_else(|| fallback.to_owned());
-    let filter = filter(&wanted)?;
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter(&wanted(flag, fallback))?)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     let _ = subscriber.try_init();
     Ok(())
+}
+
+/// As [`start`], into a file, for who has no stderr.
+///
+/// # Errors
+/// As of [`start`].
+pub fn start_in(file: File, flag: Option<&str>, fallback: &str) -> Result<(), Failure> {
+    let filter = filter(&wanted(flag, fallback))?;
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Mutex::new(file)).with_ansi(false);
+    let _ = subscriber.try_init();
+    Ok(())
+}
+
+fn wanted(flag: Option<&str>, fallback: &str) -> String {
+    let variable = std::env::var("RUST_LOG").ok().filter(|value| !value.is_empty());
+    flag.map(str::to_owned).or(variable).unwrap_or_else(|| fallback.to_owned())
 }
 
 /// A bare level speaks of this program: what the libraries below say at `info` is noise to its user.

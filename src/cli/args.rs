@@ -80,6 +80,8 @@ pub enum Command {
     Limit(LimitArgs),
     /// Whether the daemon of the repo answers
     Health,
+    /// The daemon as a service of Windows
+    Service(ServiceArgs),
     /// Print the version
     Version,
     /// Settings
@@ -101,6 +103,9 @@ pub struct DemoArgs {
     /// Where to make the temporary folder [default: the system's]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// Show the memory of each process and the system's cache before, while and after, too
+    #[arg(long)]
+    pub memory: bool,
     /// Keep the folder, and say where it is
     #[arg(long)]
     pub keep: bool,
@@ -452,6 +457,28 @@ pub struct ConnectArgs {
     pub addr: Multiaddr,
 }
 
+/// Flags of `service`.
+#[derive(Debug, Clone, Args)]
+pub struct ServiceArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ServiceCommand,
+    /// The service's name, for machines with several
+    #[arg(long, value_name = "NAME", default_value = "Bitshoal", global = true)]
+    pub name: String,
+}
+
+/// What to do with the service.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum ServiceCommand {
+    /// Have Windows start the daemon of this repo with the system (as an administrator)
+    Install,
+    /// Stop it and take it away (as an administrator); the repo stays
+    Uninstall,
+    /// What Windows starts
+    Run,
+}
+
 /// Settings.
 #[derive(Debug, Clone, Subcommand)]
 pub enum ConfigCommand {
@@ -555,7 +582,7 @@ mod tests {
     #[test]
     fn the_table_of_commands_is_understood() {
         for line in [
-            "demo --size 256MiB --readers 3 --dir /d --keep",
+            "demo --size 256MiB --readers 3 --dir /d --memory --keep",
             "init",
             "key gen",
             "daemon --listen /ip4/127.0.0.1/tcp/0 --listen /ip6/::1/tcp/0",
@@ -582,6 +609,9 @@ mod tests {
             "peers",
             "connect /dns4/host/tcp/4001",
             "health --quiet --log debug",
+            "service install --name Second --repo /r",
+            "service uninstall",
+            "service run",
             "version",
             "config show",
             "completions bash",

@@ -10,11 +10,11 @@ use serde_json::json;
 
 use super::args::{
     AddArgs, CatArgs, Cli, Command, CompletionsArgs, ConfigCommand, DaemonArgs, GetArgs, Global, InitArgs, JobCommand,
-    KeyCommand, LsArgs, PinArgs, ShareArgs,
+    KeyCommand, LsArgs, PinArgs, ServiceCommand, ShareArgs,
 };
 use super::link::{Link, Need, interrupted};
 use super::output::Output;
-use super::{demo, text};
+use super::{demo, service, text};
 use crate::config::{ByteRate, Config, Swarm};
 use crate::daemon::{self, Host, News};
 use crate::dag::path::Rules;
@@ -48,7 +48,10 @@ impl<'a> Commands<'a> {
     }
 
     pub(super) async fn run(mut self, command: Command) -> Result<(), Failure> {
-        if !matches!(command, Command::Daemon(_)) {
+        // These two log as their settings say.
+        let later = matches!(&command, Command::Daemon(_))
+            || matches!(&command, Command::Service(args) if matches!(args.command, ServiceCommand::Run));
+        if !later {
             telemetry::start(self.global.log.as_deref(), LOG_OF_COMMANDS)?;
         }
         match command {
@@ -80,6 +83,10 @@ impl<'a> Commands<'a> {
                 self.ask(Need::Daemon, request).await
             }
             Command::Health => self.ask(Need::Daemon, Request::Health).await,
+            Command::Service(args) => {
+                let dir = self.repo_dir()?;
+                service::run(args, &dir, self.global.log.as_deref(), self.host, self.output).await
+            }
             Command::Version => self.version(),
             Command::Config(ConfigCommand::Show) => self.config_show(),
             Command::Completions(args) => self.completions(&args),

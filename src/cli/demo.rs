@@ -4,6 +4,8 @@
 //! It drives the binary as a user would, through its own commands, and knows nothing of what is inside. All that it makes
 //! is in one folder, which it removes at the end, on an error and on Ctrl-C alike.
 
+mod memory;
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,14 +15,12 @@ use futures::future::try_join_all;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
+use self::memory::{Memory, Samples};
 use super::args::DemoArgs;
 use super::link::interrupted;
 use super::output::Output;
 use crate::stop::Stop;
 use crate::transfer::api::{Event, Failure, JobStatus};
-
-/// How often memory is looked at.
-const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long a node may take to be ready.
 const START_PATIENCE: Duration = Duration::from_secs(20);
@@ -74,7 +74,9 @@ async fn show(args: &DemoArgs, folder: &Path, output: &mut Output) -> Result<(),
     }))
     .await?;
 
-    let added = publisher.ask(&["add", &text(&file)]).await?;
+    let nodes = std::iter::once(&publisher).chain(&readers);
+    let samples = Samples::begin(nodes.filter_map(|node| Some((node.name.clone(), node.daemon.id()?))).collect());
+    let added = samples.during(publisher.ask(&["add", &text(&file)])).await?;
     let Some((cid, import_seconds)) = added.events.iter().find_map(|event| match event {
         Event::Added { cid, .. } => Some((cid.clone(), added.seconds)),
         _ => None,
@@ -102,29 +104,29 @@ async fn show(args: &DemoArgs, folder: &Path, output: &mut Output) -> Result<(),
             Ok::<_, Failure>((reader, copy, status, answer.seconds))
         }
     }));
-    let samples = Samples::default();
-    let all: Vec<u32> = std::iter::once(&publisher).chain(&readers).filter_map(|node| node.daemon.id()).collect();
-    let pulls = tokio::select! {
-        pulls = pulls => pulls?,
-        never = samples.watch(&all) => never,
-    };
+    let pulls = samples.during(pulls).await?;
     let seconds = started.elapsed().as_secs_f64();
+    // Comparing brings all into the system's cache.
+    let after = samples.now();
 
     let mut rows = Vec::new();
     for (reader, copy, status, took) in &pulls {
         let (a, b) = (file.clone(), copy.clone());
         let cached = crate::store::resident_bytes(copy).ok();
         let equal = blocking(move || equal(&a, &b)).await?;
-        let memory = reader.daemon.id().and_then(|pid| samples.of(pid));
+        let memory = samples.peak(&reader.name);
         rows.push(Row::new(reader, status, &publisher, *took, equal, memory, cached));
     }
     let sent: u64 = rows.iter().map(|row| row.from_publisher).sum();
     let wrong = rows.iter().filter(|row| !row.equal).count();
     drop(pulls);
-    let published = publisher.daemon.id().and_then(|pid| samples.of(pid));
+    let published = samples.peak(&publisher.name);
     let cached = crate::store::resident_bytes(&file).ok();
     let totals = Totals { size, sent, seconds, published, cached };
     totals.print(&rows, output)?;
+    if args.memory {
+        samples.print(&after, output)?;
+    }
     for node in readers.into_iter().chain([publisher]) {
         node.stop().await;
     }
@@ -199,14 +201,14 @@ impl Totals {
                     "reader": row.name, "mb_per_second": row.megabytes_per_second, "seconds": row.seconds,
                     "from_publisher_bytes": row.from_publisher, "from_readers_bytes": row.from_readers,
                     "duplicate_blocks": row.duplicates, "equal": row.equal,
-                    "peak_rss_bytes": row.memory.map(|m| m.rss), "peak_anonymous_bytes": row.memory.map(|m| m.anonymous),
+                    "peak_rss_bytes": row.memory.map(|m| m.resident_bytes), "peak_anonymous_bytes": row.memory.map(|m| m.private_bytes),
                     "page_cache_bytes": row.cached,
                 })
             })
             .collect();
         let value = serde_json::json!({
             "event": "demo", "size": self.size, "seconds": self.seconds, "publisher_sent_bytes": self.sent,
-            "publisher_copies": copies, "publisher_peak_rss_bytes": self.published.map(|m| m.rss),
+            "publisher_copies": copies, "publisher_peak_rss_bytes": self.published.map(|m| m.resident_bytes),
             "equal": equal, "readers": readers,
         });
         let amount = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), bytes);
@@ -226,8 +228,8 @@ impl Totals {
                 bytes(row.from_publisher),
                 bytes(row.from_readers),
                 row.duplicates.to_string(),
-                amount(row.memory.map(|m| m.anonymous)),
-                amount(row.memory.map(|m| m.rss)),
+                amount(row.memory.map(|m| m.private_bytes)),
+                amount(row.memory.map(|m| m.resident_bytes)),
                 amount(row.cached),
             ];
             table += &line(&row.name, cells, if row.equal { "equal" } else { "DIFFERENT" });
@@ -239,8 +241,8 @@ impl Totals {
             none(),
             none(),
             none(),
-            amount(self.published.map(|m| m.anonymous)),
-            amount(self.published.map(|m| m.rss)),
+            amount(self.published.map(|m| m.private_bytes)),
+            amount(self.published.map(|m| m.resident_bytes)),
             amount(self.cached),
         ];
         table += &line("publisher", cells, &format!("sent {copies:.2} copies"));
@@ -366,47 +368,6 @@ impl Drop for Folder {
             tracing::warn!(folder = %self.path.display(), %error, "the demo's folder could not be removed");
         }
     }
-}
-
-/// Peak memory of a process, in bytes.
-#[derive(Debug, Clone, Copy, Default)]
-struct Memory {
-    rss: u64,
-    anonymous: u64,
-}
-
-/// Peaks by process id.
-#[derive(Debug, Default)]
-struct Samples(std::sync::Mutex<std::collections::HashMap<u32, Memory>>);
-
-impl Samples {
-    async fn watch(&self, pids: &[u32]) -> ! {
-        loop {
-            for pid in pids {
-                if let Some(now) = memory_of(*pid) {
-                    let mut peaks = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    let peak = peaks.entry(*pid).or_default();
-                    peak.rss = peak.rss.max(now.rss);
-                    peak.anonymous = peak.anonymous.max(now.anonymous);
-                }
-            }
-            tokio::time::sleep(SAMPLE_INTERVAL).await;
-        }
-    }
-
-    fn of(&self, pid: u32) -> Option<Memory> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&pid).copied()
-    }
-}
-
-/// Resident memory of a process where the platform tells it as text (Linux).
-fn memory_of(pid: u32) -> Option<Memory> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
-    };
-    Some(Memory { rss: field("VmRSS:")?, anonymous: field("RssAnon:")? })
 }
 
 /// Fills a file with noise that no file system can shorten.

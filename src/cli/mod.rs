@@ -9,6 +9,7 @@ mod demo;
 mod link;
 pub mod output;
 mod progress;
+mod service;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -1,6 +1,8 @@
 //! Unix: permission bits, links, SIGINT and SIGTERM.
 
-use super::ProcessMemory;
+pub(crate) mod service;
+
+use super::{Memory, ProcessMemory, SystemMemory};
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -14,14 +16,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Whether connections may be made from a port that one listens at.
 pub(crate) const SHARES_PORTS: bool = true;
 
-/// Makes a file that is created with these options readable by its owner alone, from its first instant.
-pub(crate) fn keep_private(options: &mut OpenOptions) {
-    options.mode(0o600);
+/// Makes a file to write to that is not there yet, and that its owner alone can read from its first instant.
+pub(crate) fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// The same for a folder.
-pub(crate) fn keep_folder_private(builder: &mut DirBuilder) {
-    builder.mode(0o700);
+pub(crate) fn create_private_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
 }
 
 /// Allows this process as many open files as the system lets it have: the usual 1024 are for programs that wait for
@@ -93,13 +95,31 @@ pub(crate) fn folds_case(folder: &Path) -> bool {
     folds
 }
 
-/// What the process takes, in bytes; `None` when the system does not tell.
+/// What this process takes, in bytes; `None` when the system does not tell.
 pub(crate) fn process_memory() -> Option<ProcessMemory> {
-    // proc_pid_status(5): kB are KiB.
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
-    };
-    Some(ProcessMemory { anonymous_bytes: field("RssAnon")?, mapped_bytes: field("RssFile")? + field("RssShmem")? })
+    let anonymous_bytes = field(&status, "RssAnon")?;
+    Some(ProcessMemory { anonymous_bytes, mapped_bytes: field(&status, "RssFile")? + field(&status, "RssShmem")? })
+}
+
+/// The same of any process.
+pub(crate) fn memory_of(pid: u32) -> Option<Memory> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(Memory { resident_bytes: field(&status, "VmRSS")?, private_bytes: field(&status, "RssAnon")? })
+}
+
+/// What the machine's memory holds.
+pub(crate) fn system_memory() -> Option<SystemMemory> {
+    let told = std::fs::read_to_string("/proc/meminfo").ok()?;
+    Some(SystemMemory { cache_bytes: field(&told, "Cached")?, available_bytes: field(&told, "MemAvailable")? })
+}
+
+/// How what the system's cache holds of a file is told apart from the rest.
+pub(crate) const CACHE_ADVICE: &str =
+    "What of the page cache is whose: `bitshoal stat --memory`, for each node and file.";
+
+/// A line of proc(5), where kB are KiB, in bytes.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
 }

@@ -1,31 +1,33 @@
-//! Windows: the ACL inherited from the user's profile, links, console events, and what the process takes.
+//! Windows: private files, links, console events, and what the process takes.
 #![allow(unsafe_code, reason = "the process's memory has no safe interface")]
 
-use super::ProcessMemory;
-use std::fs::{DirBuilder, OpenOptions};
+mod private;
+pub(crate) mod service;
+
+pub(crate) use private::{create_private, create_private_folder};
+
+use super::{Memory, ProcessMemory, SystemMemory};
+use std::ffi::OsString;
 use std::io;
-use std::path::Path;
+use std::os::windows::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use tokio::signal::windows::{
     CtrlBreak, CtrlC, CtrlClose, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown,
 };
-use windows_sys::Win32::System::ProcessStatus::{K32GetProcessMemoryInfo, PROCESS_MEMORY_COUNTERS_EX};
-use windows_sys::Win32::System::Threading::GetCurrentProcess;
+use windows_sys::Win32::Foundation::CloseHandle;
+use windows_sys::Win32::System::ProcessStatus::{
+    K32GetPerformanceInfo, K32GetProcessMemoryInfo, PERFORMANCE_INFORMATION, PROCESS_MEMORY_COUNTERS_EX,
+};
+use windows_sys::Win32::System::Threading::{OpenProcess, PROCESS_QUERY_LIMITED_INFORMATION};
 
 /// Whether connections may be made from a port that one listens at. Here which of two sockets gets what arrives at their
 /// port is undefined (and in wine the second is refused).
 pub(crate) const SHARES_PORTS: bool = false;
 
-/// Nothing to set: a file inherits the folder's ACL, and the default repo lies in the user's profile, which others cannot
-/// read. A repo elsewhere is as private as the folder that the user chose.
-pub(crate) fn keep_private(_options: &mut OpenOptions) {}
-
 /// The system has no limit of its own.
 pub(crate) const fn raise_open_files() {}
-
-/// As [`keep_private`].
-pub(crate) fn keep_folder_private(_builder: &mut DirBuilder) {}
 
 /// NTFS journals names by itself, and folders cannot be flushed.
 pub(crate) fn sync_folder(_path: &Path) -> io::Result<()> {
@@ -89,15 +91,73 @@ pub(crate) fn folds_case(_folder: &Path) -> bool {
     true
 }
 
-/// What the process takes, in bytes: what it has been promised, in memory or not, and what is in memory beside that.
+/// From this length on a path must be verbatim: a folder's must leave room for a name of 12 below 260.
+const PATH_UNITS_MAX: usize = 248;
+
+/// What this process takes, in bytes: what it has been promised, in memory or not, and what is in memory beside that.
 pub(crate) fn process_memory() -> Option<ProcessMemory> {
+    let memory = memory_of(std::process::id())?;
+    let mapped_bytes = memory.resident_bytes.saturating_sub(memory.private_bytes);
+    Some(ProcessMemory { anonymous_bytes: memory.private_bytes, mapped_bytes })
+}
+
+/// The working set and the private bytes of any process.
+pub(crate) fn memory_of(pid: u32) -> Option<Memory> {
     let size = u32::try_from(size_of::<PROCESS_MEMORY_COUNTERS_EX>()).ok()?;
     let mut counters = PROCESS_MEMORY_COUNTERS_EX { cb: size, ..Default::default() };
-    // SAFETY: the handle that stands for this process is always valid. The longer structure begins with the fields of the
-    // shorter one that the function's type names, and the size tells which of the two it is.
-    let told = unsafe { K32GetProcessMemoryInfo(GetCurrentProcess(), (&raw mut counters).cast(), size) };
-    (told != 0).then(|| ProcessMemory {
-        anonymous_bytes: counters.PrivateUsage as u64,
-        mapped_bytes: counters.WorkingSetSize.saturating_sub(counters.PrivateUsage) as u64,
+    // SAFETY: the handle is open while it is asked. The longer structure begins with the fields of the shorter one that
+    // the function's type names, and the size tells which of the two it is.
+    let told = unsafe {
+        let process = OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, 0, pid);
+        let told = !process.is_null() && K32GetProcessMemoryInfo(process, (&raw mut counters).cast(), size) != 0;
+        CloseHandle(process);
+        told
+    };
+    told.then_some(Memory {
+        resident_bytes: counters.WorkingSetSize as u64,
+        private_bytes: counters.PrivateUsage as u64,
     })
+}
+
+/// What the machine's memory holds.
+pub(crate) fn system_memory() -> Option<SystemMemory> {
+    let size = u32::try_from(size_of::<PERFORMANCE_INFORMATION>()).ok()?;
+    let mut told = PERFORMANCE_INFORMATION::default();
+    // SAFETY: the structure is as large as is said.
+    let done = unsafe { K32GetPerformanceInfo(&raw mut told, size) };
+    let bytes = |pages: usize| (pages as u64).saturating_mul(told.PageSize as u64);
+    (done != 0)
+        .then(|| SystemMemory { cache_bytes: bytes(told.SystemCache), available_bytes: bytes(told.PhysicalAvailable) })
+}
+
+/// How the standby list, where pages of closed files stay, is watched: no call tells it.
+pub(crate) const CACHE_ADVICE: &str = "The standby list by itself, in PowerShell: Get-Counter \
+    '\\Memory\\Standby Cache Normal Priority Bytes'; by file: RAMMap of Sysinternals, File Summary.";
+
+/// A path as calls of the system want it: ended by a zero, and of any length.
+pub(crate) fn wide(path: &Path) -> io::Result<Vec<u16>> {
+    let path = verbatim(&std::path::absolute(path)?);
+    Ok(path.as_os_str().encode_wide().chain([0]).collect())
+}
+
+/// An absolute path so that the system takes it however long it is: beyond [`PATH_UNITS_MAX`] it does so only for paths
+/// that say that there is nothing in them to be interpreted. Others are left as they are.
+pub(crate) fn verbatim(path: &Path) -> PathBuf {
+    use std::path::{Component, Prefix};
+    if path.as_os_str().encode_wide().count() < PATH_UNITS_MAX {
+        return path.to_path_buf();
+    }
+    let mut components = path.components();
+    let mut long = match components.next() {
+        Some(Component::Prefix(prefix)) => match prefix.kind() {
+            Prefix::Disk(_) => OsString::from(r"\\?\"),
+            Prefix::UNC(..) => OsString::from(r"\\?\UNC"),
+            _ => return path.to_path_buf(),
+        },
+        _ => return path.to_path_buf(),
+    };
+    let skipped = if long.len() == 4 { 0 } else { 1 };
+    let units: Vec<u16> = path.as_os_str().encode_wide().skip(skipped).collect();
+    long.push(OsString::from_wide(&units));
+    PathBuf::from(long)
 }

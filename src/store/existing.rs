@@ -101,12 +101,12 @@ pub fn stamp_at(path: &Path) -> std::io::Result<Stamp> {
     platform::stamp_at(path)
 }
 
-/// Bytes of a file that are in the page cache. All of them where the system does not tell.
+/// Bytes of a file that are in the page cache.
 ///
 /// # Errors
-/// What the system says.
+/// What the system says, and [`std::io::ErrorKind::Unsupported`] where it does not tell.
 pub fn resident_bytes(path: &Path) -> std::io::Result<u64> {
     let file = std::fs::File::open(path)?;
     let len = file.metadata()?.len();
-    Ok(platform::cached_bytes(&file, len).unwrap_or(len))
+    platform::cached_bytes(&file, len).ok_or_else(|| std::io::ErrorKind::Unsupported.into())
 }

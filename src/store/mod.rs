@@ -99,6 +99,10 @@ impl Store {
         if let Some(kind) = file::platform::network_file_system(dir).map_err(StoreError::io(dir))? {
             return Err(StoreError::NetworkFileSystem { path: dir.into(), kind });
         }
+        if !file::platform::takes_index(&dir.join("index")) {
+            let long = std::io::Error::new(std::io::ErrorKind::InvalidFilename, "the repo's path is too long");
+            return Err(StoreError::io(dir)(long));
+        }
         let lock = RepoLock::take(dir)?;
         let index = Index::open(&dir.join("index"), options.map_bytes, Arc::clone(&disk))?;
         let files = recover::recover(&index)?;

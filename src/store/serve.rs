@@ -45,7 +45,7 @@ impl Handles {
     pub(super) fn new(options: &Options, pool: &Arc<Pool>) -> Self {
         let (window, most) = (options.window_bytes, options.windows_bytes_max);
         let reader: Box<dyn Reader> = match options.reader {
-            ReaderKind::Mmap => Box::new(WindowReader::new(platform::MMAP_GUARDED, window, most)),
+            ReaderKind::Mmap => Box::new(WindowReader::new(true, window, most)),
             ReaderKind::Pread => Box::new(WindowReader::new(false, window, most)),
             ReaderKind::Direct => Box::new(DirectReader::new(window, most, Arc::clone(pool))),
         };
@@ -57,6 +57,16 @@ impl Handles {
         let handle = self.lock().remove(&file);
         self.reader.forget(file);
         drop(handle);
+    }
+
+    /// Closes the files that nobody has read for so long, which is more than the time between two looks at a file.
+    fn close_idle(&self, idle: Duration) {
+        let is_idle = |handle: &mut Handle| handle.checked.elapsed() >= idle;
+        let closed: Vec<_> = self.lock().extract_if(|_, handle| is_idle(handle)).collect();
+        // A window keeps its file open, and whoever opens it now has windows of his own.
+        for (id, _) in &closed {
+            self.reader.forget(*id);
+        }
     }
 
     /// Files that are open.
@@ -153,6 +163,12 @@ impl Handles {
 }
 
 impl Store {
+    /// Lets go of the files that nobody has read for so long, and of what is mapped of them: an open file keeps its space
+    /// when it is deleted, and on Windows its name.
+    pub fn close_idle(&self, idle: Duration) {
+        self.inner.handles.close_idle(idle.max(self.inner.options.recheck));
+    }
+
     /// The length of a block in bytes, if it is here: among the nodes or in a file that holds it. The file itself is not
     /// looked at.
     ///

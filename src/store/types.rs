@@ -362,7 +362,7 @@ impl Default for Options {
             map_bytes: platform::MAP_BYTES,
             window_bytes: 8 << 20,
             windows_bytes_max: 64 << 20,
-            reader: ReaderKind::Mmap,
+            reader: platform::READER,
             writer: WriterKind::Buffered,
             idle_bytes_max: 12 << 20,
             recheck: Duration::from_secs(2),

@@ -21,7 +21,7 @@ mod tree;
 pub mod verify;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -91,6 +91,18 @@ struct Inner {
     memory: (u64, Option<u64>),
 }
 
+/// After how long a served file is closed when nobody reads it.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Closes idle files for as long as there is an engine.
+async fn close_idle(engine: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(IDLE / 4).await;
+        let Some(engine) = engine.upgrade() else { return };
+        let _ = tokio::task::spawn_blocking(move || engine.store.close_idle(IDLE)).await;
+    }
+}
+
 impl Engine {
     /// Starts serving, and goes on with the pulls that the index remembers. Needs a multi-threaded runtime.
     ///
@@ -103,7 +115,7 @@ impl Engine {
         }
         let jobs = Jobs::new(parts.store.clone(), node.clone(), parts.pull);
         jobs.restore()?;
-        Ok(Self(Arc::new(Inner {
+        let engine = Self(Arc::new(Inner {
             store: parts.store,
             node,
             jobs,
@@ -111,7 +123,9 @@ impl Engine {
             peer_id: parts.peer_id,
             swarm: parts.swarm,
             memory: parts.memory,
-        })))
+        }));
+        tokio::spawn(close_idle(Arc::downgrade(&engine.0)));
+        Ok(engine)
     }
 
     /// Answers a request as a stream of events; the stream ends after the last one or with an error.

@@ -170,7 +170,6 @@ fn rm_forgets_and_never_deletes_a_complete_file() {
     assert!(said.contains("bitshoal ls"), "{said}");
 }
 
-#[cfg(unix)]
 #[test]
 fn a_daemon_stops_within_five_seconds_and_its_job_goes_on_later() {
     let folder = tempfile::tempdir().unwrap();

@@ -74,7 +74,10 @@ fn harm(path: &Path, how: Harm) {
 
 #[test]
 fn what_becomes_of_a_file_under_eight_readers_costs_its_blocks_alone() {
-    for (reader, how) in READERS.into_iter().zip([Harm::Cut, Harm::Replace, Harm::Delete]) {
+    // What is mapped cannot be cut on Windows, nor deleted.
+    let order =
+        if cfg!(windows) { [Harm::Replace, Harm::Cut, Harm::Delete] } else { [Harm::Cut, Harm::Replace, Harm::Delete] };
+    for (reader, how) in READERS.into_iter().zip(order) {
         let folder = tempfile::tempdir().unwrap();
         let publisher = Repo::new(folder.path(), "publisher");
         set(&publisher, &format!("reader = \"{reader}\""));

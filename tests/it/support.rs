@@ -76,14 +76,15 @@ impl Repo {
     }
 
     pub(crate) fn daemon_at(&self, listen: &str, more: &[&str]) -> Daemon {
-        let mut child = self
-            .command(&["daemon", "--listen", listen])
-            .args(more)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = self.command(&["daemon", "--listen", listen]);
+        #[cfg(windows)]
+        {
+            use std::os::windows::process::CommandExt;
+            use windows_sys::Win32::System::Threading::CREATE_NEW_PROCESS_GROUP;
+            command.creation_flags(CREATE_NEW_PROCESS_GROUP);
+        }
+        let mut child =
+            command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = reader(child.stdout.take().unwrap());
         let log = gather(child.stderr.take().unwrap());
         let mut addresses = Vec::new();
@@ -161,14 +162,27 @@ impl Daemon {
     }
 
     /// A polite stop; how long it took.
-    #[cfg(unix)]
     pub(crate) fn terminate(mut self) -> (Duration, std::process::ExitStatus) {
         let started = Instant::now();
-        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
+        ask_to_end(self.child.id());
         let status = self.child.wait().unwrap();
         (started.elapsed(), status)
     }
+}
+
+#[cfg(unix)]
+fn ask_to_end(pid: u32) {
+    assert!(Command::new("kill").args(["-TERM", &pid.to_string()]).status().unwrap().success());
+}
+
+/// Ctrl-Break, which unlike Ctrl-C can be meant for one process, and which the program takes for the same.
+#[cfg(windows)]
+fn ask_to_end(pid: u32) {
+    use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, GenerateConsoleCtrlEvent};
+    // SAFETY: a call without pointers.
+    #[expect(unsafe_code, reason = "std sends no console events")]
+    let sent = unsafe { GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, pid) };
+    assert!(sent != 0, "{}", std::io::Error::last_os_error());
 }
 
 impl Drop for Daemon {

@@ -322,11 +322,9 @@ impl Drop for Window {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a panic is how a test fails")]
-
-    use std::thread;
 
     use super::*;
 
@@ -380,6 +378,8 @@ mod tests {
         assert_eq!(mmap.window_bytes(), 0);
     }
 
+    /// Windows lets nobody do so while it is mapped.
+    #[cfg(unix)]
     #[test]
     fn truncating_a_mapped_file_under_load_costs_blocks_and_not_the_process() {
         const LEN: usize = 4 << 20;
@@ -391,7 +391,7 @@ mod tests {
         for round in 0..30 {
             std::fs::write(&path, &content).unwrap();
             let file = open(&path);
-            thread::scope(|scope| {
+            std::thread::scope(|scope| {
                 let readers: Vec<_> = (0..4)
                     .map(|t| {
                         let (reader, file, content) = (&reader, &file, &content);

@@ -327,3 +327,26 @@ fn blocks_in_turn_are_read_into_one_buffer() {
         assert!(store.memory().idle_bytes < 2 * LARGE as u64);
     }
 }
+
+#[test]
+fn a_file_that_nobody_reads_is_let_go_and_may_be_replaced() {
+    for reader in [ReaderKind::Mmap, ReaderKind::Pread, ReaderKind::Direct] {
+        let place = Place::new();
+        let store = Store::open(&place.repo(), Options { reader, ..options() }).unwrap();
+        let (data, path, new) = (content(1, LEAF * 20), place.path("f"), place.path("new"));
+        add(&store, &path, &data);
+        std::fs::write(&new, &data).unwrap();
+        assert_eq!(store.read(&hash(&data[..LEAF])).unwrap().unwrap(), &data[..LEAF]);
+        if cfg!(windows) {
+            let cut = std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1);
+            let expected = (reader == ReaderKind::Mmap).then_some(1224);
+            assert_eq!(cut.err().and_then(|e| e.raw_os_error()), expected);
+            std::fs::copy(&new, place.path("whole")).unwrap();
+            assert_eq!(std::fs::rename(place.path("whole"), &path).unwrap_err().raw_os_error(), Some(5));
+        }
+        store.close_idle(std::time::Duration::ZERO);
+        assert!(store.memory().files.is_empty() && store.memory().windows_bytes == 0, "{reader:?}");
+        std::fs::rename(&new, &path).unwrap();
+        assert_eq!(store.read(&hash(&data[..LEAF])).unwrap().unwrap(), &data[..LEAF]);
+    }
+}

@@ -17,12 +17,12 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, compiler_f
 
 use rustix::fs::{Advice, CWD, FallocateFlags, RenameFlags};
 
-use crate::store::{Attributes, FileIdentity, Restore, Stamp};
+use crate::store::{Attributes, FileIdentity, ReaderKind, Restore, Stamp};
 
 /// Address space that the index reserves: free on 64 bits, as only what is used takes memory or disk.
 pub(crate) const MAP_BYTES: usize = if usize::BITS >= 64 { 16 << 30 } else { 512 << 20 };
-/// Whether [`guarded_copy`] works, so that mapped windows may be used.
-pub(crate) const MMAP_GUARDED: bool = true;
+/// How files are read when nothing is said.
+pub(crate) const READER: ReaderKind = ReaderKind::Mmap;
 
 /// A device's number may change with every boot.
 pub(crate) const DEVICE_NUMBERS_LAST: bool = false;
@@ -354,6 +354,11 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
         Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
         other => other,
     }
+}
+
+/// Whether the index can be opened in a folder, as far as its path goes.
+pub(crate) const fn takes_index(_dir: &Path) -> bool {
+    true
 }
 
 /// What a disk has room for.

@@ -1,6 +1,6 @@
 //! Files and file systems on Windows. Sibling of `unix.rs`: the same functions, the same meaning.
 //!
-//! There is no guard for mapped bytes here, so [`MMAP_GUARDED`] is false and files are read by positioned reads.
+//! A mapped file can be neither cut (error 1224) nor replaced (error 5) by others here, so [`READER`] reads without mapping.
 #![allow(unsafe_code, reason = "sparse files, allocation and file identities have no safe interface")]
 
 use std::ffi::{OsStr, OsString};
@@ -13,7 +13,7 @@ use std::os::windows::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::os::windows::io::AsRawHandle;
 use std::path::{Path, PathBuf};
 use std::ptr::{null, null_mut};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use windows_sys::Win32::Storage::FileSystem::{
     BY_HANDLE_FILE_INFORMATION, FILE_ATTRIBUTE_HIDDEN, FILE_ATTRIBUTE_REPARSE_POINT, FILE_BASIC_INFO,
@@ -22,19 +22,24 @@ use windows_sys::Win32::Storage::FileSystem::{
     GetDriveTypeW, GetFileInformationByHandle, GetFileInformationByHandleEx, GetVolumeInformationW, GetVolumePathNameW,
     MOVEFILE_WRITE_THROUGH, MoveFileExW,
 };
+use windows_sys::Win32::System::Diagnostics::Debug::ReadProcessMemory;
 use windows_sys::Win32::System::IO::DeviceIoControl;
 use windows_sys::Win32::System::Ioctl::FSCTL_SET_SPARSE;
+use windows_sys::Win32::System::Threading::GetCurrentProcess;
 
-use crate::store::{Attributes, FileIdentity, Restore, Stamp};
+use crate::platform::wide;
+use crate::store::{Attributes, FileIdentity, ReaderKind, Restore, Stamp};
 
 /// Address space that the index begins with. The data file is as long as the map here, so it grows in steps.
 pub(crate) const MAP_BYTES: usize = 64 << 20;
-/// Whether [`guarded_copy`] works, so that mapped windows may be used.
-pub(crate) const MMAP_GUARDED: bool = false;
+/// How files are read when nothing is said.
+pub(crate) const READER: ReaderKind = ReaderKind::Pread;
 
 /// A volume keeps its number until it is formatted.
 pub(crate) const DEVICE_NUMBERS_LAST: bool = true;
 
+/// `MAX_PATH`, with the zero.
+const PATH_UNITS_MAX: usize = 260;
 /// winbase.h
 const DRIVE_REMOTE: u32 = 4;
 /// winnt.h
@@ -271,7 +276,7 @@ pub(crate) fn will_need(_mapping: &[u8]) {}
 
 pub(crate) fn no_read_ahead(_mapping: &[u8]) {}
 
-/// What files are mapped by; only mapped windows would ask.
+/// What is in memory together; mapped windows are larger than what files may be mapped by (64 KiB).
 pub(crate) fn page_bytes() -> usize {
     4096
 }
@@ -280,7 +285,7 @@ pub(crate) fn release_mapping(_path: &Path) {}
 
 /// Renames and never overwrites.
 pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    let (from, to) = (wide(from), wide(to));
+    let (from, to) = (wide(from)?, wide(to)?);
     // SAFETY: both are strings that end with a zero.
     check(unsafe { MoveFileExW(from.as_ptr(), to.as_ptr(), MOVEFILE_WRITE_THROUGH) })
 }
@@ -312,7 +317,7 @@ pub(crate) struct Space {
 
 pub(crate) fn space(dir: &Path) -> io::Result<Space> {
     let root = volume(dir)?;
-    let path = wide(dir);
+    let path = wide(dir)?;
     let (mut free, mut flags, mut name) = (0_u64, 0_u32, [0_u16; 32]);
     // SAFETY: the paths end with a zero, `name` has the length that is given, and unused outputs may be null.
     unsafe {
@@ -345,26 +350,65 @@ pub(crate) fn network_file_system(dir: &Path) -> io::Result<Option<&'static str>
     Ok((kind == DRIVE_REMOTE).then_some("network drive"))
 }
 
-/// Never called, since [`MMAP_GUARDED`] is false.
+/// Copies from a mapping of a file that may fail to be read. If it does, `poisoned` becomes true, and what is copied is
+/// worthless.
+///
+/// The system copies: where a page cannot be brought in (the disk or the share behind it fails) the call fails, while a
+/// plain copy would end in an exception that Rust cannot catch.
 ///
 /// # Safety
-/// None is needed.
-pub(crate) unsafe fn guarded_copy(_source: *const u8, _out: &mut [u8], _poisoned: &AtomicBool) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
+/// `source` must lie in a live mapping that stays mapped during the call.
+pub(crate) unsafe fn guarded_copy(source: *const u8, out: &mut [u8], poisoned: &AtomicBool) -> io::Result<()> {
+    let mut copied = 0;
+    // SAFETY: the handle that stands for this process is always valid, `out` is ours alone and as long as is said, and what
+    // cannot be read at `source` is an error of the call.
+    let done = unsafe {
+        ReadProcessMemory(GetCurrentProcess(), source.cast(), out.as_mut_ptr().cast(), out.len(), &raw mut copied)
+    };
+    if done == 0 || copied < out.len() {
+        poisoned.store(true, Ordering::SeqCst);
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(())
+}
+
+/// Whether the index can be opened in a folder: LMDB knows paths of the old length only.
+pub(crate) fn takes_index(dir: &Path) -> bool {
+    let longest = std::path::absolute(dir).map(|dir| dir.join("data.mdb"));
+    longest.is_ok_and(|path| path.as_os_str().encode_wide().count() < PATH_UNITS_MAX)
 }
 
 fn volume(path: &Path) -> io::Result<Vec<u16>> {
-    let path = wide(path);
+    let path = wide(path)?;
     let mut root = vec![0_u16; 1024];
     // SAFETY: the path ends with a zero, and the buffer has the length that is given.
     check(unsafe { GetVolumePathNameW(path.as_ptr(), root.as_mut_ptr(), 1024) })?;
     Ok(root)
 }
 
-fn wide(path: &Path) -> Vec<u16> {
-    path.as_os_str().encode_wide().chain([0]).collect()
-}
-
 fn check(result: i32) -> io::Result<()> {
     if result == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use windows_sys::Win32::System::Memory::{MEM_RELEASE, MEM_RESERVE, PAGE_NOACCESS, VirtualAlloc, VirtualFree};
+
+    #[test]
+    fn memory_that_cannot_be_read_is_an_error_and_no_exception() {
+        let poisoned = AtomicBool::new(false);
+        let mut out = [0; 3];
+        // SAFETY: addresses are reserved that nobody else uses, read through the guard alone, and given back.
+        unsafe {
+            guarded_copy([1_u8, 2, 3].as_ptr(), &mut out, &poisoned).unwrap();
+            assert!(out == [1, 2, 3] && !poisoned.load(Ordering::SeqCst));
+            let reserved = VirtualAlloc(null(), 1 << 16, MEM_RESERVE, PAGE_NOACCESS);
+            assert!(!reserved.is_null());
+            let failed = guarded_copy(reserved.cast(), &mut out, &poisoned).unwrap_err();
+            assert_eq!(failed.kind(), io::ErrorKind::UnexpectedEof);
+            assert!(poisoned.load(Ordering::SeqCst));
+            VirtualFree(reserved, 0, MEM_RELEASE);
+        }
+    }
 }
