@@ -162,27 +162,14 @@ impl Daemon {
     }
 
     /// A polite stop; how long it took.
+    #[cfg(unix)]
     pub(crate) fn terminate(mut self) -> (Duration, std::process::ExitStatus) {
         let started = Instant::now();
-        ask_to_end(self.child.id());
+        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
         let status = self.child.wait().unwrap();
         (started.elapsed(), status)
     }
-}
-
-#[cfg(unix)]
-fn ask_to_end(pid: u32) {
-    assert!(Command::new("kill").args(["-TERM", &pid.to_string()]).status().unwrap().success());
-}
-
-/// Ctrl-Break, which unlike Ctrl-C can be meant for one process, and which the program takes for the same.
-#[cfg(windows)]
-fn ask_to_end(pid: u32) {
-    use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, GenerateConsoleCtrlEvent};
-    // SAFETY: a call without pointers.
-    #[expect(unsafe_code, reason = "std sends no console events")]
-    let sent = unsafe { GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, pid) };
-    assert!(sent != 0, "{}", std::io::Error::last_os_error());
 }
 
 impl Drop for Daemon {

@@ -4,8 +4,7 @@ use std::ffi::OsString;
 use std::io;
 
 /// What stands in for a service of Windows.
-const ADVICE: &str =
-    "services are for Windows; here a unit of systemd runs `bitshoal daemon` (README, \"As a service\")";
+const ADVICE: &str = "services are for Windows; here a unit of systemd runs `bitshoal daemon` (README, \"On Windows\")";
 
 pub(crate) fn install(_name: &str, _arguments: Vec<OsString>) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, ADVICE))

@@ -62,7 +62,7 @@ pub(crate) fn uninstall(name: &str) -> io::Result<()> {
         if started.elapsed() > WAIT_HINT {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the service does not stop"));
         }
-        std::thread::sleep(STOP_INTERVAL);
+        std::thread::park_timeout(STOP_INTERVAL);
     }
     service.delete().map_err(system)
 }

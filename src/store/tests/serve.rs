@@ -106,7 +106,14 @@ fn what_is_left_of_a_changed_file_is_served_and_the_rest_is_not() {
         let mut data = content(4, LEAF * 10);
         let path = place.path("f");
         let file = add(&store, &path, &data);
+        // What is mapped cannot be changed so on Windows.
+        let let_go = || {
+            if cfg!(windows) {
+                store.close_idle(std::time::Duration::ZERO);
+            }
+        };
         assert!(store.read(&hash(leaf(&data, 9))).unwrap().is_some());
+        let_go();
         let old = leaf(&data, 3).to_vec();
         // The time of the change must differ, on file systems that count it coarsely, too.
         data[LEAF * 3 + 5] ^= 1;
@@ -117,6 +124,7 @@ fn what_is_left_of_a_changed_file_is_served_and_the_rest_is_not() {
         assert_eq!(store.read(&hash(leaf(&data, 4))).unwrap().unwrap(), leaf(&data, 4));
         assert!(store.file(file).unwrap().unwrap().trouble.is_some());
         // Cut short: what is beyond the end is gone, what is before is served.
+        let_go();
         std::fs::File::options().write(true).open(&path).unwrap().set_len(LEAF as u64 * 6 + 10).unwrap();
         assert_eq!(store.read(&hash(leaf(&data, 6))).unwrap(), None);
         assert_eq!(store.read(&hash(leaf(&data, 9))).unwrap(), None);
