@@ -20,7 +20,7 @@ use crate::budget::{self, Budget};
 use crate::config::{self, Config, Preallocate, Security};
 use crate::dag::wrap::affixes_of_tag;
 use crate::exchange::rate::Rate;
-use crate::node::swarm_key::SwarmKey;
+use crate::node::swarm_key::{SwarmKey, SwarmKeys};
 use crate::repo::{Endpoint, Repo};
 use crate::rpc::server::Server;
 use crate::rpc::{self, Service};
@@ -187,14 +187,8 @@ impl Host for LocalHost {
 async fn open_node(repo: &Repo, config: &Config, mode: Mode) -> Result<Running, Failure> {
     let identity = repo.identity()?;
     let keypair = keypair(&identity)?;
-    let swarm_key = match repo.swarm_key(config)? {
-        Some(file) => Some(SwarmKey::parse(&file).map_err(|error| {
-            let path = repo.swarm_key_path(config);
-            Failure::new("bad-swarm-key", format!("{} is not a swarm key: {error}", path.display()))
-        })?),
-        None => None,
-    };
-    let fingerprint = swarm_key.as_ref().map(SwarmKey::fingerprint);
+    let swarm_keys = swarm_keys(repo, config)?;
+    let fingerprint = swarm_keys.as_ref().map(|keys| keys.first.fingerprint());
     let budget = budget(config);
     let (dir, options) = (repo.dir().to_owned(), store_options(config, &budget));
     let opened = tokio::task::spawn_blocking(move || Store::open(&dir, options)).await;
@@ -202,7 +196,7 @@ async fn open_node(repo: &Repo, config: &Config, mode: Mode) -> Result<Running, 
     let node = match mode {
         Mode::Offline => None,
         Mode::Online { listen } => {
-            let mut options = node_options(config, &budget, listen, swarm_key);
+            let mut options = node_options(config, &budget, listen, swarm_keys);
             options.members = repo.members();
             options.remember = Some(keep_members(repo));
             let started = node::start(keypair.clone(), options).await;
@@ -241,11 +235,24 @@ fn keep_members(repo: &Repo) -> watch::Sender<Vec<Vec<u8>>> {
     sender
 }
 
+/// The repo's swarm keys, `None` in an open swarm.
+fn swarm_keys(repo: &Repo, config: &Config) -> Result<Option<SwarmKeys>, Failure> {
+    let parsed = |file: &[u8], path: &Path| {
+        SwarmKey::parse(file)
+            .map_err(|error| Failure::new("bad-swarm-key", format!("{} is not a swarm key: {error}", path.display())))
+    };
+    let Some(first) = repo.swarm_key(config)? else { return Ok(None) };
+    let first = parsed(&first, &repo.swarm_key_path(config))?;
+    let next = repo.next_swarm_key(config)?;
+    let next = next.map(|file| parsed(&file, &repo.next_swarm_key_path(config))).transpose()?;
+    Ok(Some(SwarmKeys { first, next }))
+}
+
 fn node_options(
     config: &Config,
     budget: &Budget,
     listen: Option<Vec<Multiaddr>>,
-    swarm_key: Option<SwarmKey>,
+    swarm_keys: Option<SwarmKeys>,
 ) -> node::Options {
     let mut exchange = node::ExchangeOptions::default();
     exchange.server.bytes_total = usize::try_from(budget.serving).unwrap_or(usize::MAX);
@@ -256,7 +263,7 @@ fn node_options(
         listen: listen.unwrap_or_else(|| config.listen.clone()),
         announce: config.announce.clone(),
         static_peers: config.peers.clone(),
-        swarm_key,
+        swarm_keys,
         security: match config.security {
             Security::Both => node::Security::Both,
             Security::Tls => node::Security::Tls,

@@ -4,6 +4,7 @@
 //! node.toml      settings; a folder with this file is a repo
 //! identity.key   private key of the peer id (libp2p's protobuf), owner only
 //! swarm.key      key of the private swarm, owner only; absent in an open swarm
+//! swarm.key.next the key that the swarm changes to, while it does; put there by the user, owner only
 //! rpc.addr       where the running daemon answers; removed when it stops
 //! rpc.token      what it asks for, fresh at every start, owner only; removed when it stops
 //! index/ lock    the store's own
@@ -235,6 +236,14 @@ impl Repo {
         self.dir.join(&config.swarm_key_file)
     }
 
+    /// Where the key is that the swarm changes to, while it does: beside the swarm key, its name with `.next`.
+    #[must_use]
+    pub fn next_swarm_key_path(&self, config: &Config) -> PathBuf {
+        let mut path = self.swarm_key_path(config).into_os_string();
+        path.push(".next");
+        path.into()
+    }
+
     /// The settings over the defaults.
     ///
     /// # Errors
@@ -294,6 +303,20 @@ impl Repo {
             bytes.extend(record);
         }
         write_private(&self.dir.join(MEMBERS), &bytes)
+    }
+
+    /// The file of the key that the swarm changes to, `None` while it keeps its key, and in an open swarm.
+    ///
+    /// # Errors
+    /// [`RepoError::Io`].
+    pub fn next_swarm_key(&self, config: &Config) -> Result<Option<Vec<u8>>, RepoError> {
+        if config.swarm == Swarm::Public {
+            return Ok(None);
+        }
+        match read_key(&self.next_swarm_key_path(config)) {
+            Err(RepoError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            key => key.map(Some),
+        }
     }
 
     /// Says where a daemon answers, until what is returned is dropped. Only who holds the repo's lock may call this.

@@ -7,6 +7,7 @@
 mod driver;
 mod members;
 mod muxer;
+mod private;
 mod redial;
 pub mod swarm_key;
 mod tls;
@@ -30,10 +31,11 @@ use crate::exchange::handler::Verify;
 use crate::exchange::have::Held;
 use crate::exchange::rate::Rate;
 use crate::exchange::server::{ReadKind, ReadOutcome, Ticket};
+use crate::platform;
 
 use driver::{Command, Composed, Driver, Parts};
 use members::wire::PROTOCOL as MEMBERS;
-use swarm_key::SwarmKey;
+use swarm_key::SwarmKeys;
 pub use transport::Security;
 
 /// Program and version, as identify says it to peers.
@@ -45,8 +47,9 @@ const CONNECTIONS_PER_PEER: u32 = 3;
 /// Handshakes under way in each direction; more wait their turn or are refused.
 const HANDSHAKES_MAX: u32 = 128;
 
-/// How often a connection is probed.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// How often a peer is asked for an answer. Where the system notices machines that are gone (`transport`), that is left
+/// for programs that hang.
+const PING_INTERVAL: Duration = Duration::from_secs(if platform::ENDS_DEAD_CONNECTIONS { 300 } else { 10 });
 
 /// How long a probe may take. The second in a row that fails ends the connection.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -61,7 +64,7 @@ pub struct Options {
     /// Peers to stay connected with.
     pub static_peers: Vec<Multiaddr>,
     /// The private swarm, `None` for the open one. With a key only TCP is spoken.
-    pub swarm_key: Option<SwarmKey>,
+    pub swarm_keys: Option<SwarmKeys>,
     /// Encryptions that TCP connections offer.
     pub security: Security,
     /// Whether QUIC is spoken in an open swarm.
@@ -84,7 +87,7 @@ impl Default for Options {
             listen: Vec::new(),
             announce: Vec::new(),
             static_peers: Vec::new(),
-            swarm_key: None,
+            swarm_keys: None,
             security: Security::Both,
             quic: true,
             connections_max: 900,
@@ -160,8 +163,8 @@ pub struct Peer {
 /// # Errors
 /// [`StartError`], naming the address that does not work.
 pub async fn start(identity: Keypair, options: Options) -> Result<(Handle, Reads), StartError> {
-    let private = options.swarm_key.is_some();
-    let transport = transport::build(&identity, options.security, options.quic, options.swarm_key.as_ref())
+    let private = options.swarm_keys.is_some();
+    let transport = transport::build(&identity, options.security, options.quic, options.swarm_keys.as_ref())
         .map_err(StartError::Transport)?;
     let peer = identity.public().to_peer_id();
     let limits = connection_limits::ConnectionLimits::default()

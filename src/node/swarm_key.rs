@@ -1,16 +1,18 @@
 //! The key that all nodes of a private swarm share, and its file.
 //!
 //! Owns reading and writing the file (protocols.md §6): we take the three encodings and both line ends that Go takes,
-//! and write one. It does not encrypt anything: `transport` hands the key to libp2p's pnet.
+//! and write one. It does not encrypt anything: `private` does.
 //!
 //! Invariant: no text that can reach a log or a screen holds the key or a part of it. [`SwarmKey`] shows itself only by
-//! its fingerprint, the errors name a place in the file and never what stands there, and the only way out is
-//! [`SwarmKey::to_text`].
+//! its fingerprint, the errors name a place in the file and never what stands there, and the only ways out are
+//! [`SwarmKey::to_text`] and, for the cipher, the bytes.
 
 use std::fmt;
 
 use data_encoding::{BASE64, BASE64_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
-use libp2p::pnet::PreSharedKey;
+use salsa20::Salsa20;
+use salsa20::cipher::{KeyIvInit, StreamCipher};
+use shake::{ExtendableOutput, Shake128, Update, XofReader};
 
 /// The first line of every file.
 const HEADER: &[u8] = b"/key/swarm/psk/1.0.0/";
@@ -21,6 +23,28 @@ const KEY_BYTES: usize = 32;
 /// Membership of a private swarm: 32 secret bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SwarmKey([u8; KEY_BYTES]);
+
+/// By what a node belongs to its private swarm: one key, or two while the swarm changes from one to the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SwarmKeys {
+    /// The key that is dialled with.
+    pub first: SwarmKey,
+    /// One that is accepted too, and dialled with where the first is not taken.
+    pub next: Option<SwarmKey>,
+}
+
+impl SwarmKeys {
+    /// All of them, the first one first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &SwarmKey> {
+        std::iter::once(&self.first).chain(&self.next)
+    }
+}
+
+impl From<SwarmKey> for SwarmKeys {
+    fn from(first: SwarmKey) -> Self {
+        Self { first, next: None }
+    }
+}
 
 /// Why a file is not a swarm key. Never tells what the file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -82,13 +106,16 @@ impl SwarmKey {
     /// Tells keys apart without giving them away: 32 hexadecimal characters, the same that Kubo prints.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        self.pre_shared().fingerprint().to_string()
+        let mut keystream = [0; 64];
+        Salsa20::new(&self.0.into(), b"finprint".into()).apply_keystream(&mut keystream);
+        let mut fingerprint = [0; 16];
+        Shake128::default().chain(keystream).finalize_xof().read(&mut fingerprint);
+        HEXLOWER.encode(&fingerprint)
     }
 
-    /// The key as libp2p wants it. Beware that that type's `Display` prints the secret.
-    #[must_use]
-    pub fn pre_shared(&self) -> PreSharedKey {
-        PreSharedKey::new(self.0)
+    /// The secret itself.
+    pub(super) const fn bytes(&self) -> &[u8; KEY_BYTES] {
+        &self.0
     }
 }
 

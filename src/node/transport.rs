@@ -12,19 +12,30 @@ use std::time::Duration;
 use futures::future::{BoxFuture, Either};
 use futures::{AsyncRead, AsyncWrite, FutureExt};
 use futures_rustls::TlsStream;
+use libp2p::core::ConnectedPoint;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::Boxed;
 use libp2p::core::transport::dummy::DummyTransport;
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version};
 use libp2p::identity::Keypair;
-use libp2p::{PeerId, Transport, dns, noise, pnet, quic, tcp};
+use libp2p::tcp::tokio::TcpStream;
+use libp2p::{PeerId, Transport, dns, noise, quic, tcp};
 
-use super::swarm_key::SwarmKey;
-use super::{muxer, tls};
+use super::swarm_key::SwarmKeys;
+use super::{muxer, private, tls};
+use crate::platform;
 
 /// From the first packet to a multiplexed connection. Generous to a loaded machine, and short enough that peers which
 /// say nothing do not pile up.
 const SETUP_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long what was sent over TCP may stay unacknowledged. Then the connection ends: its peer lost its power or its
+/// network. QUIC has much the same by itself.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
+
+/// How long a TCP connection may be silent before the other side's system is asked whether it is still there: whoever
+/// waits for blocks sends nothing. Such questions and answers are the systems' own and carry no data.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// What all streams of one QUIC connection may have in flight together, in bytes.
 const QUIC_CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
@@ -49,28 +60,29 @@ pub(crate) fn build(
     keypair: &Keypair,
     security: Security,
     quic: bool,
-    swarm_key: Option<&SwarmKey>,
+    swarm_keys: Option<&SwarmKeys>,
 ) -> io::Result<Boxed<(PeerId, StreamMuxerBox)>> {
-    build_within(keypair, security, quic, swarm_key, SETUP_TIME_MAX)
+    build_within(keypair, security, quic, swarm_keys, SETUP_TIME_MAX)
 }
 
 fn build_within(
     keypair: &Keypair,
     security: Security,
     quic: bool,
-    swarm_key: Option<&SwarmKey>,
+    swarm_keys: Option<&SwarmKeys>,
     setup_time_max: Duration,
 ) -> io::Result<Boxed<(PeerId, StreamMuxerBox)>> {
     let secure = Secure::new(keypair, security)?;
-    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
-    let connections = match swarm_key.map(SwarmKey::pre_shared) {
-        Some(key) => {
-            let private = tcp.and_then(move |socket, _| pnet::PnetConfig::new(key).handshake(socket));
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true)).map(ended_when_dead);
+    let connections = match swarm_keys {
+        Some(keys) => {
+            // A third leaves time for a second key and for what follows.
+            let private = private::Transport::new(tcp, keys.clone(), setup_time_max / 3);
             upgraded(private, secure, setup_time_max)
         }
         None => upgraded(tcp, secure, setup_time_max),
     };
-    if !quic || swarm_key.is_some() {
+    if !quic || swarm_keys.is_some() {
         return with_names(connections);
     }
     let quic = quic::tokio::Transport::new(quic_config(keypair, setup_time_max));
@@ -79,6 +91,13 @@ fn build_within(
         Either::Right(connection) => connection,
     });
     with_names(either)
+}
+
+fn ended_when_dead(connection: TcpStream, _: ConnectedPoint) -> TcpStream {
+    if let Err(error) = platform::end_when_dead(&connection.0, SILENCE_MAX, UNACKNOWLEDGED_MAX) {
+        tracing::debug!(%error, "when a connection's peer is gone may be noticed late");
+    }
+    connection
 }
 
 /// Security and yamux on top of a raw connection.
@@ -237,21 +256,28 @@ impl<C: AsyncRead + AsyncWrite + Send + Unpin + 'static> OutboundConnectionUpgra
 #[cfg(test)]
 mod tests {
     use futures::StreamExt;
+    use libp2p::pnet::{PnetConfig, PreSharedKey};
     use libp2p::swarm::{Config, SwarmEvent};
     use libp2p::{Multiaddr, Swarm, SwarmBuilder, ping, yamux};
 
+    use super::super::swarm_key::SwarmKey;
     use super::*;
 
     const TCP: &str = "/ip4/127.0.0.1/tcp/0";
     const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
 
-    fn swarm(security: Security, quic: bool, key: Option<&SwarmKey>) -> Swarm<ping::Behaviour> {
-        swarm_within(SETUP_TIME_MAX, security, quic, key)
+    fn swarm(security: Security, quic: bool, keys: Option<&SwarmKeys>) -> Swarm<ping::Behaviour> {
+        swarm_within(SETUP_TIME_MAX, security, quic, keys)
     }
 
-    fn swarm_within(time: Duration, security: Security, quic: bool, key: Option<&SwarmKey>) -> Swarm<ping::Behaviour> {
+    fn swarm_within(
+        time: Duration,
+        security: Security,
+        quic: bool,
+        keys: Option<&SwarmKeys>,
+    ) -> Swarm<ping::Behaviour> {
         let keypair = Keypair::generate_ed25519();
-        let transport = build_within(&keypair, security, quic, key, time).unwrap();
+        let transport = build_within(&keypair, security, quic, keys, time).unwrap();
         Swarm::new(transport, ping::Behaviour::default(), keypair.public().to_peer_id(), Config::with_tokio_executor())
     }
 
@@ -330,20 +356,76 @@ mod tests {
 
     #[tokio::test]
     async fn a_private_swarm_admits_its_key_and_nothing_else() {
-        let (ours, theirs) = (SwarmKey::generate(), SwarmKey::generate());
+        let (ours, theirs) = (SwarmKeys::from(SwarmKey::generate()), SwarmKeys::from(SwarmKey::generate()));
+        // Two sides of which one waits for the other lose their patience soon here.
+        let hasty = |security, key| swarm_within(Duration::from_millis(500), security, true, key);
         for security in [Security::Both, Security::Tls, Security::Noise] {
             joined(swarm(security, true, Some(&ours)), swarm(security, true, Some(&ours)), TCP).await.unwrap();
-            // Two sides that hear noise may wait for the rest of it until their time is up, so this time is short.
-            let hasty = |key| swarm_within(Duration::from_millis(500), security, true, key);
-            joined(hasty(Some(&ours)), hasty(Some(&theirs)), TCP).await.unwrap_err();
-            joined(hasty(Some(&ours)), hasty(None), TCP).await.unwrap_err();
-            joined(hasty(None), hasty(Some(&ours)), TCP).await.unwrap_err();
+            for (server, client) in [(Some(&ours), Some(&theirs)), (Some(&ours), None), (None, Some(&ours))] {
+                joined(hasty(security, server), hasty(security, client), TCP).await.unwrap_err();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_told_that_it_may_be_the_key() {
+        let (ours, theirs) = (SwarmKeys::from(SwarmKey::generate()), SwarmKeys::from(SwarmKey::generate()));
+        let (server, client) = (swarm(Security::Both, false, Some(&ours)), swarm(Security::Both, false, Some(&theirs)));
+        let said = joined(server, client, TCP).await.unwrap_err();
+        assert!(said.contains("another swarm key, or none"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn members_meet_while_their_swarm_changes_its_key() {
+        let (old, new) = (SwarmKey::generate(), SwarmKey::generate());
+        let before = SwarmKeys::from(old.clone());
+        let during = SwarmKeys { first: old, next: Some(new.clone()) };
+        let after = SwarmKeys::from(new);
+        for (server, client, meet) in [
+            (&before, &during, true),
+            (&during, &before, true),
+            (&during, &during, true),
+            (&during, &after, true),
+            (&after, &during, true),
+            (&before, &after, false),
+            (&after, &before, false),
+        ] {
+            let swarm = |keys| swarm(Security::Both, false, Some(keys));
+            let outcome = joined(swarm(server), swarm(client), TCP).await;
+            assert_eq!(outcome.is_ok(), meet, "{server:?} and {client:?}: {outcome:?}");
+        }
+        let stranger = SwarmKeys { first: SwarmKey::generate(), next: Some(SwarmKey::generate()) };
+        for (server, client) in [(&during, &stranger), (&stranger, &during)] {
+            let swarm = |keys| swarm(Security::Both, false, Some(keys));
+            joined(swarm(server), swarm(client), TCP).await.unwrap_err();
+        }
+    }
+
+    #[tokio::test]
+    async fn it_understands_the_stock_private_layer_both_ways() {
+        let (old, new) = (SwarmKey::generate(), SwarmKey::generate());
+        let stock = |key: &SwarmKey| {
+            let key = PreSharedKey::new(*key.bytes());
+            let tcp = tcp::tokio::Transport::new(tcp::Config::default());
+            let private = tcp.and_then(move |socket, _| PnetConfig::new(key).handshake(socket));
+            let builder = SwarmBuilder::with_new_identity().with_tokio().with_other_transport(|keypair| {
+                let secure = libp2p::tls::Config::new(keypair).unwrap();
+                private.upgrade(Version::V1Lazy).authenticate(secure).multiplex(yamux::Config::default())
+            });
+            builder.unwrap().with_behaviour(|_| ping::Behaviour::default()).unwrap().build()
+        };
+        let during = SwarmKeys { first: old.clone(), next: Some(new.clone()) };
+        // A stock listener waits for more of what it cannot read, so the second key has its turn when time is up.
+        let ours = || swarm_within(Duration::from_millis(1500), Security::Both, false, Some(&during));
+        for key in [&old, &new] {
+            joined(ours(), stock(key), TCP).await.unwrap();
+            joined(stock(key), ours(), TCP).await.unwrap();
         }
     }
 
     #[tokio::test]
     async fn quic_is_there_when_asked_for_and_never_beside_a_swarm_key() {
-        let key = SwarmKey::generate();
+        let key = SwarmKeys::from(SwarmKey::generate());
         for (quic, key, there) in [(true, None, true), (false, None, false), (true, Some(&key), false)] {
             let listens = swarm(Security::Both, quic, key).listen_on(QUIC.parse().unwrap());
             assert_eq!(listens.is_ok(), there);

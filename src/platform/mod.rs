@@ -1,4 +1,5 @@
-//! What the edges need of the operating system: private files, links and folders, and the signals that end a program.
+//! What the edges need of the operating system: private files, links and folders, the signals that end a program, and
+//! connections that do not outlive their peer.
 //!
 //! Equal siblings, one a platform; nothing here decides anything.
 

@@ -9,12 +9,30 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Whether connections may be made from a port that one listens at.
 pub(crate) const SHARES_PORTS: bool = true;
+
+/// Whether the system by itself ends a connection whose other side has gone without a word.
+pub(crate) const ENDS_DEAD_CONNECTIONS: bool = cfg!(target_os = "linux");
+
+/// Has the system end a connection when what was sent is not acknowledged for `patience`, or when the other side's system
+/// gives no sign of life for as long. After `silence` it asks that system, several times since a question may be lost;
+/// the program there does not notice. Linux ends a connection at the first question that is unanswered after `patience`,
+/// so `silence` has to be the shorter of the two.
+pub(crate) fn end_when_dead(connection: &TcpStream, silence: Duration, patience: Duration) -> io::Result<()> {
+    let socket = SockRef::from(connection);
+    let interval = (patience - silence) / 5;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(silence).with_interval(interval).with_retries(5))?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(patience))?;
+    Ok(())
+}
 
 /// Makes a file to write to that is not there yet, and that its owner alone can read from its first instant.
 pub(crate) fn create_private(path: &Path) -> io::Result<File> {
@@ -122,4 +140,25 @@ pub(crate) const CACHE_ADVICE: &str =
 fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_is_told_when_to_end() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connection = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (silence, patience) = (Duration::from_secs(10), Duration::from_secs(20));
+        end_when_dead(&connection, silence, patience).unwrap();
+        let socket = SockRef::from(&connection);
+        assert!(socket.keepalive().unwrap());
+        #[cfg(target_os = "linux")]
+        {
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), silence);
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(2));
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(patience));
+        }
+    }
 }

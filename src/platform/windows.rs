@@ -1,5 +1,5 @@
 //! Windows: private files, links, console events, and what the process takes.
-#![allow(unsafe_code, reason = "the process's memory has no safe interface")]
+#![allow(unsafe_code, reason = "the process's memory and a lost peer have no safe interface")]
 
 mod private;
 pub(crate) mod service;
@@ -10,9 +10,12 @@ use super::{Memory, ProcessMemory, SystemMemory};
 use std::ffi::OsString;
 use std::io;
 use std::os::windows::ffi::{OsStrExt, OsStringExt};
+use std::os::windows::io::AsRawSocket;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
 use tokio::signal::windows::{
     CtrlBreak, CtrlC, CtrlClose, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown,
 };
@@ -20,11 +23,28 @@ use windows_sys::Win32::Foundation::CloseHandle;
 use windows_sys::Win32::System::ProcessStatus::{
     K32GetPerformanceInfo, K32GetProcessMemoryInfo, PERFORMANCE_INFORMATION, PROCESS_MEMORY_COUNTERS_EX,
 };
+use windows_sys::Win32::Networking::WinSock::{IPPROTO_TCP, TCP_MAXRT, setsockopt};
 use windows_sys::Win32::System::Threading::{OpenProcess, PROCESS_QUERY_LIMITED_INFORMATION};
 
 /// Whether connections may be made from a port that one listens at. Here which of two sockets gets what arrives at their
 /// port is undefined (and in wine the second is refused).
 pub(crate) const SHARES_PORTS: bool = false;
+
+/// Whether the system by itself ends a connection whose other side has gone without a word.
+pub(crate) const ENDS_DEAD_CONNECTIONS: bool = true;
+
+/// Has the system end a connection when what was sent is not acknowledged for `patience`, or when the other side's
+/// system, asked ten times after `silence`, gives no sign of life.
+pub(crate) fn end_when_dead(connection: &TcpStream, silence: Duration, patience: Duration) -> io::Result<()> {
+    let alive = TcpKeepalive::new().with_time(silence).with_interval((patience - silence) / 5);
+    SockRef::from(connection).set_tcp_keepalive(&alive)?;
+    let seconds = u32::try_from(patience.as_secs()).unwrap_or(u32::MAX).to_ne_bytes();
+    let socket = usize::try_from(connection.as_raw_socket()).map_err(io::Error::other)?;
+    // SAFETY: the socket is open as long as `connection` is borrowed, and the value is a DWORD, which `TCP_MAXRT` takes
+    // (IPPROTO_TCP socket options, learn.microsoft.com).
+    let result = unsafe { setsockopt(socket, IPPROTO_TCP, TCP_MAXRT, seconds.as_ptr(), 4) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
 
 /// The system has no limit of its own.
 pub(crate) const fn raise_open_files() {}

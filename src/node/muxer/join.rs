@@ -14,6 +14,9 @@ use futures::{AsyncRead, AsyncWrite};
 /// Small writes that are kept, in bytes: headers, pings, window updates, a wantlist.
 const KEPT_BYTES_MAX: usize = 4096;
 
+/// What an idle connection keeps of the memory for them, in bytes.
+const KEPT_BYTES_IDLE: usize = 128;
+
 /// A connection whose small writes wait for a large one or for a flush.
 #[derive(Debug)]
 pub(super) struct Join<C> {
@@ -23,7 +26,7 @@ pub(super) struct Join<C> {
 
 impl<C> Join<C> {
     pub(super) fn new(inner: C) -> Self {
-        Self { inner, kept: Vec::with_capacity(KEPT_BYTES_MAX) }
+        Self { inner, kept: Vec::new() }
     }
 }
 
@@ -70,6 +73,7 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Join<C> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_kept(cx))?;
+        self.kept.shrink_to(KEPT_BYTES_IDLE);
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
