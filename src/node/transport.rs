@@ -30,7 +30,7 @@ use crate::platform;
 const SETUP_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// How long what was sent over TCP may stay unacknowledged. Then the connection ends: its peer lost its power or its
-/// network. QUIC has much the same by itself.
+/// network, or its program has been stopped. QUIC has much the same by itself.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
 
 /// How long a TCP connection may be silent before the other side's system is asked whether it is still there: whoever
