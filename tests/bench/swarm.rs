@@ -1,10 +1,12 @@
 //! How long a private fleet takes to pull one file from a publisher over slow lines, in terms of a single copy.
 //!
-//! `cargo bench --bench swarm -- [--readers 8] [--mbit 50] [--size 256MiB] [--case all-at-once]… [--buffer 50ms] [--dir DIR]`
+//! `cargo bench --bench swarm -- [--readers 8] [--mbit 50] [--size 256MiB] [--case all-at-once]… [--buffer 50ms] [--rtt 0]
+//! [--dir DIR]`
 //!
 //! Each node is a process in a network namespace of its own, with a line to one bridge that is shaped both ways (tbf) and
-//! buffers `--buffer` of traffic; so it needs root, and `ip` and `tc` (Debian: iproute2). Readers are told of the publisher
-//! only and get to know each other. Cases:
+//! buffers `--buffer` of traffic; so it needs root, and `ip` and `tc` (Debian: iproute2). With `--rtt 100` a relay of our own
+//! takes the bridge's place and holds every frame, so that there and back takes so many milliseconds more. Readers are told
+//! of the publisher only and get to know each other. Cases:
 //!
 //! - *all-at-once*: all readers begin together;
 //! - *publisher-killed*: the same, and the publisher is killed when 1.2 copies have left it;
@@ -24,6 +26,8 @@
 )]
 
 mod common;
+#[cfg(target_os = "linux")]
+mod relay;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -40,8 +44,14 @@ const PATIENCE: f64 = 12.0;
 
 fn main() {
     let arguments = common::arguments();
+    #[cfg(target_os = "linux")]
+    if let Some(nodes) = arguments.value("relay") {
+        let devices: Vec<String> = (0..nodes.parse().unwrap()).map(tap_of).collect();
+        relay::run(&devices, Duration::from_millis(arguments.value("rtt").unwrap().parse().unwrap()) / 2);
+    }
     let number = |name: &str, usual: usize| arguments.value(name).map_or(usual, |n| n.parse().unwrap());
     let (readers, mbit) = (number("readers", 8), number("mbit", 50));
+    let rtt = number("rtt", 0);
     let size = parse_size(&arguments.value("size").unwrap_or_else(|| "256MiB".into()));
     let buffer = arguments.value("buffer").unwrap_or_else(|| "50ms".into());
     let mut cases = arguments.values("case");
@@ -57,14 +67,17 @@ fn main() {
         std::process::exit(2);
     }
     let single = size as f64 * 8.0 / (mbit as f64 * 1e6);
-    println!("{readers} readers, {mbit} Mbit/s each way, {}, a single copy takes {single:.1} s", megabytes(size));
+    println!(
+        "{readers} readers, {mbit} Mbit/s each way, {rtt} ms there and back, {}, a single copy takes {single:.1} s",
+        megabytes(size)
+    );
     println!(
         "{:<18}{:>8}{:>8}{:>8}{:>10}{:>10}{:>8}{:>10}{:>12}",
         "", "median", "99 %", "last", "copies", "on line", "twice", "overhead", "CPU s / GB"
     );
     for case in &cases {
         let work = tempfile::tempdir_in(common::disk_folder(&arguments)).unwrap();
-        let fleet = Fleet::start(work.path(), &Shape { readers, mbit, buffer: &buffer }, case == "two-publishers");
+        let fleet = Fleet::start(work.path(), &Shape { readers, mbit, buffer: &buffer, rtt }, case == "two-publishers");
         println!("{case:<18}{}", fleet.pull(case, size, single));
     }
 }
@@ -100,33 +113,51 @@ struct Shape<'a> {
     readers: usize,
     mbit: usize,
     buffer: &'a str,
+    /// In milliseconds.
+    rtt: usize,
 }
 
 /// Namespaces of one run, each with a line to a bridge; they go when it is dropped.
 struct Network {
     names: Vec<String>,
+    relay: Option<Child>,
 }
 
 impl Network {
     fn lay(nodes: usize, shape: &Shape<'_>) -> Self {
         let prefix = format!("bs{}", std::process::id());
         let hub = format!("{prefix}-hub");
-        let mut made = Self { names: vec![hub.clone()] };
+        let mut made = Self { names: vec![hub.clone()], relay: None };
         run(&format!("ip netns add {hub}"));
-        run(&format!("ip -n {hub} link add name bridge0 type bridge"));
-        run(&format!("ip -n {hub} link set bridge0 up"));
+        // With a relay each line has a bridge of its own, to the relay's device; else they share one.
+        for bridge in 0..if shape.rtt > 0 { nodes } else { 1 } {
+            run(&format!("ip -n {hub} link add name bridge{bridge} type bridge"));
+            run(&format!("ip -n {hub} link set bridge{bridge} up"));
+            if shape.rtt > 0 {
+                let tap = tap_of(bridge);
+                run(&format!("ip -n {hub} tuntap add {tap} mode tap"));
+                run(&format!("ip -n {hub} link set {tap} master bridge{bridge} txqueuelen 10000 up"));
+            }
+        }
         let shaped = format!("root tbf rate {}mbit burst 64kb latency {}", shape.mbit, shape.buffer);
         for node in 0..nodes {
             let name = format!("{prefix}-{node}");
+            let bridge = if shape.rtt > 0 { node } else { 0 };
             made.names.push(name.clone());
             run(&format!("ip netns add {name}"));
             run(&format!("ip -n {name} link set lo up"));
             run(&format!("ip link add line netns {name} type veth peer name to{node} netns {hub}"));
-            run(&format!("ip -n {hub} link set to{node} master bridge0 up"));
+            run(&format!("ip -n {hub} link set to{node} master bridge{bridge} up"));
             run(&format!("ip -n {name} addr add {}/16 dev line", address_of(node)));
             run(&format!("ip -n {name} link set line up"));
             run(&format!("tc -n {name} qdisc add dev line {shaped}"));
             run(&format!("tc -n {hub} qdisc add dev to{node} {shaped}"));
+        }
+        if shape.rtt > 0 {
+            let mut relay = Command::new("ip");
+            relay.args(["netns", "exec", &hub]).arg(std::env::current_exe().unwrap());
+            relay.args(["--relay", &nodes.to_string(), "--rtt", &shape.rtt.to_string()]);
+            made.relay = Some(relay.spawn().unwrap());
         }
         made
     }
@@ -138,6 +169,10 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
+        if let Some(relay) = &mut self.relay {
+            let _ = relay.kill();
+            let _ = relay.wait();
+        }
         for name in &self.names {
             let _ = Command::new("ip").args(["netns", "del", name]).status();
         }
@@ -146,6 +181,11 @@ impl Drop for Network {
 
 fn address_of(node: usize) -> String {
     format!("10.77.{}.{}", node / 200, node % 200 + 1)
+}
+
+/// The relay's device for a node.
+fn tap_of(node: usize) -> String {
+    format!("tap{node}")
 }
 
 struct Node {

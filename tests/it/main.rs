@@ -5,6 +5,7 @@
     reason = "a panic is how a test fails; clippy exempts only the test functions themselves"
 )]
 
+mod copies;
 mod crash;
 mod errors;
 mod facts;
