@@ -71,6 +71,8 @@ pub struct Options {
     pub quic: bool,
     /// Most connections, both directions together.
     pub connections_max: u32,
+    /// How often a peer is asked for an answer.
+    pub ping_interval: Duration,
     /// The exchange.
     pub exchange: ExchangeOptions,
     /// Whether members of a private swarm tell each other of the members that they know, and all stay connected.
@@ -91,6 +93,7 @@ impl Default for Options {
             security: Security::Both,
             quic: true,
             connections_max: 900,
+            ping_interval: PING_INTERVAL,
             exchange: ExchangeOptions::default(),
             meet: true,
             members: Vec::new(),
@@ -184,7 +187,7 @@ pub async fn start(identity: Keypair, options: Options) -> Result<(Handle, Reads
         identify: identify::Behaviour::new(
             identify::Config::new("ipfs/0.1.0".into(), identity.public()).with_agent_version(AGENT.into()),
         ),
-        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(options.ping_interval).with_timeout(PING_TIMEOUT)),
         exchange: Behaviour::new(exchange, verifier(), rand::random()),
     };
     let config = libp2p::swarm::Config::with_tokio_executor();

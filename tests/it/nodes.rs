@@ -1,6 +1,9 @@
 //! Two real nodes in one process, with a map for a store: every version of Bitswap over loopback.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bitshoal::block::{Block, Multihash, Prefix};
 use bitshoal::exchange::message::Version;
@@ -8,6 +11,9 @@ use bitshoal::exchange::server::{ReadKind, ReadOutcome};
 use bitshoal::node::{self, Handle, Options, Reads, SessionEvent};
 use bytes::Bytes;
 use libp2p::identity::Keypair;
+use libp2p::multiaddr::{Multiaddr, Protocol};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::PATIENCE;
 
@@ -89,4 +95,54 @@ async fn what_nobody_has_is_said_and_what_arrives_later_is_sent() {
         }
     };
     tokio::time::timeout(PATIENCE, heard).await.unwrap();
+}
+
+/// Gives on what arrives until it is silenced; then it takes everything and gives nothing, as a program that hangs would.
+async fn relay(to: u16, silent: Arc<AtomicBool>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let far = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+            let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
+            for (mut from, mut to) in [(near_read, far_write), (far_read, near_write)] {
+                let silent = Arc::clone(&silent);
+                tokio::spawn(async move {
+                    let mut buffer = [0; 1 << 16];
+                    while let Ok(n @ 1..) = from.read(&mut buffer).await {
+                        if !silent.load(Ordering::Acquire) && to.write_all(&buffer[..n]).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_falls_silent_is_no_peer_for_long() {
+    let server = node(Version::V120, &[]).await;
+    let options = Options { ping_interval: Duration::from_secs(1), ..Options::default() };
+    let (client, _reads) = node::start(Keypair::generate_ed25519(), options).await.unwrap();
+    let address = server.addresses().await[0].clone();
+    let parts: Vec<Protocol<'_>> = address.iter().collect();
+    let [Protocol::Ip4(host), Protocol::Tcp(port), Protocol::P2p(peer)] = parts[..] else { panic!("{address}") };
+    let silent = Arc::new(AtomicBool::new(false));
+    let port = relay(port, Arc::clone(&silent)).await;
+    let through = Multiaddr::from(host).with(Protocol::Tcp(port)).with(Protocol::P2p(peer));
+    client.connect(through).await.unwrap();
+    assert_eq!(client.peers().await.len(), 1);
+    silent.store(true, Ordering::Release);
+    let gone = async {
+        while !client.peers().await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    // Nothing is in the way of the same peer's return.
+    silent.store(false, Ordering::Release);
+    client.connect(address).await.unwrap();
+    assert_eq!(client.peers().await.len(), 1);
 }

@@ -1,12 +1,6 @@
 //! Whole pulls between real processes: from one, from several, from each other, over every kind of swarm.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
-
-use crate::support::{PATIENCE, Repo, assert_same, noise};
+use crate::support::{Repo, assert_same, noise};
 
 const MIB: usize = 1 << 20;
 
@@ -248,48 +242,4 @@ fn verify_names_the_ranges_that_differ() {
     let bad: Vec<_> = events.iter().filter(|event| event["event"] == "bad").collect();
     assert_eq!(bad.len(), 1, "{events:?}");
     assert_eq!((bad[0]["offset"].as_u64(), bad[0]["length"].as_u64()), (Some(2 * MIB as u64), Some(2 * MIB as u64)));
-}
-
-/// Gives on what arrives until it is silenced; then it takes everything and gives nothing, as a machine without power would.
-fn relay(mut from: TcpStream, mut to: TcpStream, silent: Arc<AtomicBool>) {
-    std::thread::spawn(move || {
-        let mut buffer = [0; 1 << 16];
-        while let Ok(n @ 1..) = from.read(&mut buffer) {
-            if !silent.load(Ordering::Acquire) && to.write_all(&buffer[..n]).is_err() {
-                return;
-            }
-        }
-    });
-}
-
-#[test]
-fn a_peer_that_falls_silent_is_no_peer_for_long() {
-    let folder = tempfile::tempdir().unwrap();
-    // Members of a private swarm would find another way to each other.
-    let publisher = Repo::init(folder.path(), "publisher", &["--public"]);
-    let reader = Repo::init(folder.path(), "reader", &["--public"]);
-    let (from, _to) = (publisher.daemon(), reader.daemon());
-    let between = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = between.local_addr().unwrap().port();
-    let behind = from.address().split('/').nth(4).unwrap().parse().unwrap();
-    let silent = Arc::new(AtomicBool::new(false));
-    let silenced = Arc::clone(&silent);
-    std::thread::spawn(move || {
-        for here in between.incoming().map_while(Result::ok) {
-            let there = TcpStream::connect(("127.0.0.1", behind)).unwrap();
-            relay(here.try_clone().unwrap(), there.try_clone().unwrap(), Arc::clone(&silenced));
-            relay(there, here, Arc::clone(&silenced));
-        }
-    });
-    reader.ask(&["connect", &format!("/ip4/127.0.0.1/tcp/{port}/p2p/{}", from.peer_id())]);
-    assert_eq!(reader.ask(&["peers"]).len(), 1);
-    silent.store(true, Ordering::Release);
-    let until = Instant::now() + PATIENCE;
-    while !reader.ask(&["peers"]).is_empty() {
-        assert!(Instant::now() < until, "it is a peer still");
-    }
-    // Nothing is in the way of the same peer's return.
-    silent.store(false, Ordering::Release);
-    reader.ask(&["connect", from.address()]);
-    assert_eq!(reader.ask(&["peers"]).len(), 1);
 }
