@@ -28,7 +28,7 @@ use crate::stop::Stop;
 use crate::store::{self, Store};
 use crate::transfer::api::{Event, Failure, Request};
 use crate::transfer::{Engine, failure};
-use crate::{node, transfer};
+use crate::{node, platform, transfer};
 
 /// How long a node may take to stop. With the RPC's grace before it (1 s) and the threads' after it (0.5 s) a stop takes
 /// less than the promised 5 s.
@@ -238,6 +238,9 @@ fn keep_members(repo: &Repo) -> watch::Sender<Vec<Vec<u8>>> {
 /// The repo's swarm keys, `None` in an open swarm.
 fn swarm_keys(repo: &Repo, config: &Config) -> Result<Option<SwarmKeys>, Failure> {
     let parsed = |file: &[u8], path: &Path| {
+        if platform::is_open_to_others(path) {
+            tracing::warn!("other users of this machine can read {}: chmod 600 it", path.display());
+        }
         SwarmKey::parse(file)
             .map_err(|error| Failure::new("bad-swarm-key", format!("{} is not a swarm key: {error}", path.display())))
     };

@@ -46,6 +46,11 @@ pub(crate) fn end_when_dead(connection: &TcpStream, silence: Duration, patience:
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Not looked at: a file has what ACL its folder gives, and that of a repo is for its owner alone.
+pub(crate) const fn is_open_to_others(_path: &Path) -> bool {
+    false
+}
+
 /// The system has no limit of its own.
 pub(crate) const fn raise_open_files() {}
 
