@@ -1,7 +1,7 @@
 //! The one task that owns the swarm: commands in, swarm events out, and no decision about protocol or disk.
 
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
@@ -89,7 +89,6 @@ pub(super) struct Driver {
     redial: Redial,
     /// Dials under way: what was to be reached, and who waits for the outcome.
     dials: HashMap<ConnectionId, (Target, Option<Answer>)>,
-    keypair: Keypair,
     members: Members,
     /// Who wants to be told of new members.
     remember: Option<watch::Sender<Vec<Vec<u8>>>>,
@@ -113,7 +112,7 @@ pub(super) struct Parts {
 impl Driver {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { swarm, keypair, private, announce, commands, to_self, reads, looks, remember } = parts;
-        let members = Members::new(*swarm.local_peer_id());
+        let members = Members::new(keypair);
         Self {
             swarm,
             private,
@@ -126,7 +125,6 @@ impl Driver {
             peers: HashMap::new(),
             redial: Redial::new(rand::random()),
             dials: HashMap::new(),
-            keypair,
             members,
             remember,
             questions: HashSet::new(),
@@ -394,7 +392,7 @@ impl Driver {
     /// Says anew where this member is, if that has changed; others hear of it when they ask or are asked.
     fn announce(&mut self) {
         let addresses = self.addresses();
-        self.members.announce(Instant::now(), &self.keypair, &addresses);
+        self.members.announce(Instant::now(), SystemTime::now(), &addresses);
     }
 
     fn ask(&mut self, peer: PeerId) {
