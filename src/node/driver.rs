@@ -28,6 +28,9 @@ use crate::platform;
 /// How long listeners may take to say where they listen.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(5);
 
+/// The same after another has said so.
+const LISTEN_PATIENCE_REST: Duration = Duration::from_millis(500);
+
 /// Of two members that hear of each other at once, one dials at once and the other after this time, if it has to.
 const COURTESY: Duration = Duration::from_secs(2);
 
@@ -154,17 +157,20 @@ impl Driver {
             }
         }
         let started = waiting.len();
-        let up = async {
-            while !waiting.is_empty() {
-                match self.swarm.select_next_some().await {
-                    SwarmEvent::NewListenAddr { listener_id, .. } => waiting.retain(|id| *id != listener_id),
-                    SwarmEvent::ListenerClosed { listener_id, .. } => waiting.retain(|id| *id != listener_id),
-                    other => self.on_swarm(other),
+        // A machine without any interface of a family (a container, often) never says an address for it; that is no reason
+        // not to start, and all that there are come at about the same time.
+        let mut until = tokio::time::Instant::now() + LISTEN_PATIENCE;
+        while !waiting.is_empty() {
+            let Ok(event) = tokio::time::timeout_at(until, self.swarm.select_next_some()).await else { break };
+            match event {
+                SwarmEvent::NewListenAddr { listener_id, .. } => {
+                    waiting.retain(|id| *id != listener_id);
+                    until = until.min(tokio::time::Instant::now() + LISTEN_PATIENCE_REST);
                 }
+                SwarmEvent::ListenerClosed { listener_id, .. } => waiting.retain(|id| *id != listener_id),
+                other => self.on_swarm(other),
             }
-        };
-        // A machine without any interface of a family never says an address for it; that is no reason not to start.
-        let _ = tokio::time::timeout(LISTEN_PATIENCE, up).await;
+        }
         self.announce();
         match failures.into_iter().next() {
             Some(failed) if started == 0 => Err(failed),
