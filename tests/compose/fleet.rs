@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::fs;
+use std::io::Read;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -277,8 +278,11 @@ fn manifest() -> &'static Path {
 }
 
 fn sha256(path: &Path) -> String {
-    let mut hash = Sha256::new();
-    std::io::copy(&mut fs::File::open(path).unwrap(), &mut hash).unwrap();
+    let mut file = fs::File::open(path).unwrap();
+    let (mut hash, mut chunk) = (Sha256::new(), vec![0; 1 << 20]);
+    while let n @ 1.. = file.read(&mut chunk).unwrap() {
+        hash.update(&chunk[..n]);
+    }
     data_encoding::HEXLOWER.encode(&hash.finalize())
 }
 
