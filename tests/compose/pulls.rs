@@ -37,12 +37,18 @@ fn limit_of_memory_kills_nobody() {
 /// Each of two files fits into the reader's volume (96 MiB), and both together do not.
 #[test]
 fn full_volume_pauses_and_goes_on() {
-    case("full", Setting { more: Some("full.yml"), down: Some("32MiB") }, |fleet| {
+    case("full", Setting { more: Some("full.yml"), down: Some("8MiB") }, |fleet| {
         let files = [fleet.publish("a.bin", 88 * MIB), fleet.publish("b.bin", 80 * MIB)];
         let reader = fleet.member("reader1");
-        for file in &files {
-            reader.pull(file);
-        }
+        let [a, b] = &files;
+        // One after the other, so that there is space enough when each begins.
+        reader.pull(a);
+        reader.wait_middle(a, 4 << 20);
+        let id = reader.job(a).unwrap()["id"].to_string();
+        reader.ask(&["jobs", "pause", &id]);
+        reader.pull(b);
+        reader.wait_middle(b, 4 << 20);
+        reader.ask(&["jobs", "resume", &id]);
         let pause = || {
             for file in &files {
                 let job = reader.wait_job(file, |job| job["state"] == "paused");
@@ -58,7 +64,6 @@ fn full_volume_pauses_and_goes_on() {
         reader.kill();
         reader.start();
         pause();
-        let [a, b] = &files;
         reader.ask(&["rm", &a.cid, "--delete-partial"]);
         fleet.check(reader, b);
     });
