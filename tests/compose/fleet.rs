@@ -50,6 +50,7 @@ pub(crate) fn case(name: &str, setting: Setting, work: impl FnOnce(&Fleet)) {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     IMAGE.call_once(build_image);
     let started = Instant::now();
+    let _ = fs::remove_dir_all(logs_of(name));
     let mut fleet = Fleet {
         project: format!("bitshoal-{name}"),
         setting,
@@ -191,12 +192,11 @@ impl Fleet {
     }
 
     fn down(&self) -> Output {
-        bounded(self.compose().args(["down", "-v", "--remove-orphans", "-t", "5"]))
+        bounded(self.compose().args(["down", "-v", "--remove-orphans", "-t", "0"]))
     }
 
     fn keep_logs(&self, case: &str) -> PathBuf {
-        let folder = manifest().join("target/compose-logs").join(case);
-        let _ = fs::remove_dir_all(&folder);
+        let folder = logs_of(case);
         fs::create_dir_all(&folder).unwrap();
         for (name, arguments) in [("containers.log", ["logs", "--no-color", "-t"].as_slice()), ("states.txt", &["ps"])]
         {
@@ -271,6 +271,11 @@ fn compose() -> Command {
     let mut command = Command::new("docker-compose");
     command.current_dir(manifest());
     command
+}
+
+/// Where a failed case leaves what its containers have said.
+fn logs_of(case: &str) -> PathBuf {
+    manifest().join("target/compose-logs").join(case)
 }
 
 fn manifest() -> &'static Path {
