@@ -4,7 +4,6 @@
 use std::any::Any;
 use std::fs;
 use std::io::Read;
-use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -174,13 +173,6 @@ impl Fleet {
         format!("{}_default", self.project)
     }
 
-    /// Another network, removed with the fleet.
-    pub(crate) fn island(&self) -> Island {
-        let name = format!("{}_island", self.project);
-        docker(&["network", "create", "--label", &format!("com.docker.compose.project={}", self.project), &name]);
-        Island(name)
-    }
-
     fn compose(&self) -> Command {
         let mut command = compose();
         command.args(["-p", &self.project, "-f", "docker-compose.yml"]);
@@ -219,33 +211,6 @@ impl Drop for Fleet {
         if !done.status.success() {
             say(&format!("the fleet {} is still there: {}", self.project, stderr(&done)));
         }
-    }
-}
-
-/// A network beside the fleet's; whoever is in it when it goes leaves it.
-pub(crate) struct Island(String);
-
-impl Deref for Island {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Drop for Island {
-    fn drop(&mut self) {
-        let ids = bounded(Command::new("docker").args([
-            "network",
-            "inspect",
-            "-f",
-            "{{range $id, $_ := .Containers}}{{$id}} {{end}}",
-            &self.0,
-        ]));
-        for id in String::from_utf8_lossy(&ids.stdout).split_whitespace() {
-            bounded(Command::new("docker").args(["network", "disconnect", "-f", &self.0, id]));
-        }
-        bounded(Command::new("docker").args(["network", "rm", &self.0]));
     }
 }
 
