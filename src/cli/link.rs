@@ -1,6 +1,7 @@
 //! Whom a command talks to: the daemon of the repo if it lives, else a node that this process opens itself.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
@@ -12,6 +13,12 @@ use crate::rpc::Service;
 use crate::rpc::client::Client;
 use crate::stop::Stop;
 use crate::transfer::api::Failure;
+
+/// How long a command waits for whoever holds the repo, who may be a daemon that does not answer yet.
+const STARTING_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it looks.
+const STARTING_POLL: Duration = Duration::from_millis(50);
 
 /// What a command needs when no daemon runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,16 +54,23 @@ impl Link {
     }
 
     async fn find(host: &dyn Host, repo: &Repo, need: Need) -> Result<Self, Failure> {
-        if let Some(daemon) = daemon_of(repo).await? {
-            return Ok(Self { service: Arc::new(daemon), local: None });
+        let until = Instant::now() + STARTING_PATIENCE;
+        loop {
+            if let Some(daemon) = daemon_of(repo).await? {
+                return Ok(Self { service: Arc::new(daemon), local: None });
+            }
+            if need == Need::Daemon {
+                let message =
+                    format!("no daemon runs in {0}: start one with `bitshoal --repo {0} daemon`", repo.dir().display());
+                return Err(Failure::new("no-daemon", message));
+            }
+            match open_local(host, repo, &repo.config()?, need.clone()).await {
+                Err(failure) if failure.code == "repo-in-use" && Instant::now() < until => {
+                    tokio::time::sleep(STARTING_POLL).await;
+                }
+                opened => return opened.map(|node| Self { service: node.service.clone(), local: Some(node) }),
+            }
         }
-        if need == Need::Daemon {
-            let message =
-                format!("no daemon runs in {0}: start one with `bitshoal --repo {0} daemon`", repo.dir().display());
-            return Err(Failure::new("no-daemon", message));
-        }
-        let running = open_local(host, repo, &repo.config()?, need).await?;
-        Ok(Self { service: running.service.clone(), local: Some(running) })
     }
 
     /// Whether a daemon is at the other end.

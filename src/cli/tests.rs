@@ -428,6 +428,15 @@ async fn a_daemon_tells_its_addresses_answers_commands_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_command_waits_for_a_repo_that_is_in_use_for_a_moment() {
+    let machine = Machine::with_repo(|_| answer([])).await;
+    let in_use = Failure::new("repo-in-use", "process 7 holds it");
+    machine.refuse.lock().unwrap().extend([in_use.clone(), in_use]);
+    machine.run("ls").await.result.unwrap();
+    assert!(machine.refuse.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_daemon_that_cannot_start_names_the_cause_and_leaves_nothing() {
     let machine = Machine::with_repo(|_| answer([])).await;
     machine.refuse.lock().unwrap().push(Failure::new("repo-in-use", "process 7 holds it"));

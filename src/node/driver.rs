@@ -1,7 +1,7 @@
 //! The one task that owns the swarm: commands in, swarm events out, and no decision about protocol or disk.
 
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
@@ -27,6 +27,9 @@ use crate::platform;
 
 /// How long listeners may take to say where they listen.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same after another has said so.
+const LISTEN_PATIENCE_REST: Duration = Duration::from_millis(500);
 
 /// Of two members that hear of each other at once, one dials at once and the other after this time, if it has to.
 const COURTESY: Duration = Duration::from_secs(2);
@@ -89,7 +92,6 @@ pub(super) struct Driver {
     redial: Redial,
     /// Dials under way: what was to be reached, and who waits for the outcome.
     dials: HashMap<ConnectionId, (Target, Option<Answer>)>,
-    keypair: Keypair,
     members: Members,
     /// Who wants to be told of new members.
     remember: Option<watch::Sender<Vec<Vec<u8>>>>,
@@ -113,7 +115,7 @@ pub(super) struct Parts {
 impl Driver {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { swarm, keypair, private, announce, commands, to_self, reads, looks, remember } = parts;
-        let members = Members::new(*swarm.local_peer_id());
+        let members = Members::new(keypair);
         Self {
             swarm,
             private,
@@ -126,7 +128,6 @@ impl Driver {
             peers: HashMap::new(),
             redial: Redial::new(rand::random()),
             dials: HashMap::new(),
-            keypair,
             members,
             remember,
             questions: HashSet::new(),
@@ -156,17 +157,20 @@ impl Driver {
             }
         }
         let started = waiting.len();
-        let up = async {
-            while !waiting.is_empty() {
-                match self.swarm.select_next_some().await {
-                    SwarmEvent::NewListenAddr { listener_id, .. } => waiting.retain(|id| *id != listener_id),
-                    SwarmEvent::ListenerClosed { listener_id, .. } => waiting.retain(|id| *id != listener_id),
-                    other => self.on_swarm(other),
+        // A machine without any interface of a family (a container, often) never says an address for it; that is no reason
+        // not to start, and all that there are come at about the same time.
+        let mut until = tokio::time::Instant::now() + LISTEN_PATIENCE;
+        while !waiting.is_empty() {
+            let Ok(event) = tokio::time::timeout_at(until, self.swarm.select_next_some()).await else { break };
+            match event {
+                SwarmEvent::NewListenAddr { listener_id, .. } => {
+                    waiting.retain(|id| *id != listener_id);
+                    until = until.min(tokio::time::Instant::now() + LISTEN_PATIENCE_REST);
                 }
+                SwarmEvent::ListenerClosed { listener_id, .. } => waiting.retain(|id| *id != listener_id),
+                other => self.on_swarm(other),
             }
-        };
-        // A machine without any interface of a family never says an address for it; that is no reason not to start.
-        let _ = tokio::time::timeout(LISTEN_PATIENCE, up).await;
+        }
         self.announce();
         match failures.into_iter().next() {
             Some(failed) if started == 0 => Err(failed),
@@ -394,7 +398,7 @@ impl Driver {
     /// Says anew where this member is, if that has changed; others hear of it when they ask or are asked.
     fn announce(&mut self) {
         let addresses = self.addresses();
-        self.members.announce(Instant::now(), &self.keypair, &addresses);
+        self.members.announce(Instant::now(), SystemTime::now(), &addresses);
     }
 
     fn ask(&mut self, peer: PeerId) {

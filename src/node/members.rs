@@ -3,22 +3,26 @@
 //! A member asks whom it has dialled, and now and then a random one of those that it is connected with: "these I know".
 //! It is told the others, and tells in return what the other lacks. So whoever is told of one member gets to know all,
 //! and two halves of a swarm become one over a single connection. A record says where a member listens; its own key signs
-//! it, so that nobody can put others elsewhere.
+//! it, so that nobody can put others elsewhere. Of two records the one with the greater number counts. That is the time in
+//! seconds, but always greater than any that the member has given itself before: if its clock was put back, others tell it
+//! its own old record, and it makes a newer one.
 //!
 //! Pure: records and marks in, records and marks out, and whom to ask when; streams and dialling are the driver's. It exists
 //! in private swarms only: in the open one, everybody would be strangers.
 
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use libp2p::core::{PeerRecord, SignedEnvelope};
 use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
+use prost::Message as _;
 
 pub(super) mod wire;
 
 pub(super) use wire::proto::Members as Message;
+use wire::proto::{PeerRecord as RecordParts, peer_record::AddressInfo};
 
 /// Members that are remembered: some 600 bytes each.
 const MEMBERS_MAX: usize = 4096;
@@ -34,8 +38,15 @@ const RECORDS_BYTES_MAX: usize = 256 << 10;
 const ASK_INTERVAL: Duration = Duration::from_secs(120);
 /// The same while there are news, which others may not have heard yet.
 const ASK_INTERVAL_NEWS: Duration = Duration::from_secs(1);
+/// How often a member gives itself a newer record than one that it is told of. Once is enough, unless two have one identity
+/// (a copied repo): each would outdo the other for ever.
+const OUTDO_INTERVAL: Duration = Duration::from_secs(120);
 /// How long news are news.
 const NEWS_LAST: Duration = Duration::from_secs(10);
+
+/// What a signed peer record is marked with (RFC 0003).
+const RECORD_DOMAIN: &str = "libp2p-peer-record";
+const RECORD_TYPE: &[u8] = &[0x03, 0x01];
 
 /// A member that can be dialled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +57,7 @@ pub(super) struct Member {
 
 #[derive(Debug)]
 struct Record {
-    /// Greater in newer ones: the time of its making at its member.
+    /// Greater in newer ones.
     seq: u64,
     envelope: Vec<u8>,
 }
@@ -65,8 +76,15 @@ enum BadRecord {
 /// All members that are known.
 #[derive(Debug)]
 pub(super) struct Members {
+    keypair: Keypair,
     local: PeerId,
     own: Option<Record>,
+    /// Where this member can be reached, which its record tells.
+    addresses: Vec<Multiaddr>,
+    /// The least number of the next own record.
+    seq_min: u64,
+    /// When the own record was last made newer than one that others had.
+    outdone_at: Option<Instant>,
     others: HashMap<PeerId, Record>,
     /// Peers that do not speak of members.
     mute: HashSet<PeerId>,
@@ -76,8 +94,19 @@ pub(super) struct Members {
 }
 
 impl Members {
-    pub(super) fn new(local: PeerId) -> Self {
-        Self { local, own: None, others: HashMap::new(), mute: HashSet::new(), news_at: None, asked_at: None }
+    pub(super) fn new(keypair: Keypair) -> Self {
+        Self {
+            local: keypair.public().to_peer_id(),
+            keypair,
+            own: None,
+            addresses: Vec::new(),
+            seq_min: 0,
+            outdone_at: None,
+            others: HashMap::new(),
+            mute: HashSet::new(),
+            news_at: None,
+            asked_at: None,
+        }
     }
 
     /// When somebody is to be asked next.
@@ -114,22 +143,36 @@ impl Members {
     }
 
     /// What this member says of itself: addresses that nobody else can reach are left out, unless there are no others.
-    /// True when that is new.
-    pub(super) fn announce(&mut self, now: Instant, keypair: &Keypair, addresses: &[Multiaddr]) -> bool {
+    /// `clock` may be wrong, and jump. True when that is new.
+    pub(super) fn announce(&mut self, now: Instant, clock: SystemTime, addresses: &[Multiaddr]) -> bool {
         let addresses = reachable(addresses);
-        let same = self
-            .own
-            .as_ref()
-            .and_then(|own| parse(&own.envelope).ok())
-            .is_some_and(|(old, _)| old.addresses == addresses);
-        if same {
+        if self.own.is_some() && self.addresses == addresses {
             return false;
         }
-        // A key that cannot sign would not have made a connection.
-        let Ok(record) = PeerRecord::new_interop(keypair, addresses) else { return false };
-        self.own = Some(Record { seq: record.seq(), envelope: record.into_signed_envelope().into_protobuf_encoding() });
+        self.addresses = addresses;
+        let seconds = clock.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.sign(now, self.seq_min.max(seconds))
+    }
+
+    /// Makes the own record; false when the key cannot sign, which would not have made a connection either.
+    fn sign(&mut self, now: Instant, seq: u64) -> bool {
+        let Some(envelope) = sign(&self.keypair, seq, &self.addresses) else { return false };
+        self.own = Some(Record { seq, envelope });
+        self.seq_min = seq.saturating_add(1);
         self.news_at = Some(now);
         true
+    }
+
+    /// Others have a record of this member: if it is not older than its own, of a life with another clock for example,
+    /// they would take no notice of that.
+    fn outdo(&mut self, now: Instant, seq: u64, envelope: &[u8]) {
+        self.seq_min = self.seq_min.max(seq.saturating_add(1));
+        let stands = self.own.as_ref().is_none_or(|own| own.seq > seq || own.envelope == envelope);
+        let lately = self.outdone_at.is_some_and(|at| now.saturating_duration_since(at) < OUTDO_INTERVAL);
+        if !stands && !lately {
+            self.outdone_at = Some(now);
+            self.sign(now, self.seq_min);
+        }
     }
 
     /// What to ask a member with.
@@ -166,6 +209,7 @@ impl Members {
         let mut learned = Vec::new();
         for envelope in records {
             match parse(envelope) {
+                Ok((member, seq)) if member.peer == self.local => self.outdo(now, seq, envelope),
                 Ok((member, seq)) => {
                     if self.is_news(&member.peer, seq) && self.make_room(&member.peer, connected) {
                         self.others.insert(member.peer, Record { seq, envelope: envelope.clone() });
@@ -187,7 +231,7 @@ impl Members {
     }
 
     fn is_news(&self, peer: &PeerId, seq: u64) -> bool {
-        *peer != self.local && self.others.get(peer).is_none_or(|known| known.seq < seq)
+        self.others.get(peer).is_none_or(|known| known.seq < seq)
     }
 
     /// Where it is full, whoever is not connected and has been silent for longest is forgotten.
@@ -219,6 +263,18 @@ impl Members {
         };
         unknown.map(|(_, record)| record.envelope.clone()).take_while(fits).collect()
     }
+}
+
+/// A record of this key's member.
+fn sign(keypair: &Keypair, seq: u64, addresses: &[Multiaddr]) -> Option<Vec<u8>> {
+    let address = |address: &Multiaddr| AddressInfo { multiaddr: address.to_vec() };
+    let record = RecordParts {
+        peer_id: keypair.public().to_peer_id().to_bytes(),
+        seq,
+        addresses: addresses.iter().map(address).collect(),
+    };
+    let (domain, kind, payload) = (RECORD_DOMAIN.to_owned(), RECORD_TYPE.to_vec(), record.encode_to_vec());
+    SignedEnvelope::new(keypair, domain, kind, payload).ok().map(SignedEnvelope::into_protobuf_encoding)
 }
 
 /// A record that its member has signed.
@@ -261,16 +317,24 @@ mod tests {
     use super::*;
 
     struct Node {
-        keypair: Keypair,
         members: Members,
     }
 
     impl Node {
         fn new(port: u16) -> Self {
-            let keypair = Keypair::generate_ed25519();
-            let mut members = Members::new(keypair.public().to_peer_id());
-            members.announce(Instant::now(), &keypair, &[at(port)]);
-            Self { keypair, members }
+            Self::of(Keypair::generate_ed25519(), clock(1), port)
+        }
+
+        /// Starts one, again perhaps.
+        fn of(keypair: Keypair, clock: SystemTime, port: u16) -> Self {
+            let mut members = Members::new(keypair);
+            assert!(members.announce(Instant::now(), clock, &[at(port)]));
+            Self { members }
+        }
+
+        /// Where this one thinks that another is.
+        fn finds(&self, peer: PeerId) -> Vec<Multiaddr> {
+            parse(&self.members.others[&peer].envelope).unwrap().0.addresses
         }
 
         fn peer(&self) -> PeerId {
@@ -282,6 +346,10 @@ mod tests {
         format!("/ip4/10.0.0.1/tcp/{port}").parse().unwrap()
     }
 
+    fn clock(years: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(years * 365 * 24 * 3600)
+    }
+
     /// Two members talk as the driver has them talk.
     fn talk(nodes: &mut [Node], asks: usize, is_asked: usize) {
         let nobody = HashSet::new();
@@ -289,8 +357,8 @@ mod tests {
         let (answer, _) = nodes[is_asked].members.answer(Instant::now(), &question, &nobody);
         if let (Some(more), _) = nodes[asks].members.answered(Instant::now(), &answer, &nobody) {
             let (answer, _) = nodes[is_asked].members.answer(Instant::now(), &more, &nobody);
-            let (more, learned) = nodes[asks].members.answered(Instant::now(), &answer, &nobody);
-            assert!(more.is_none() && learned.is_empty(), "nothing is left to say");
+            let (more, _) = nodes[asks].members.answered(Instant::now(), &answer, &nobody);
+            assert!(more.is_none(), "nothing is left to say");
         }
     }
 
@@ -310,8 +378,7 @@ mod tests {
         };
         assert!(answer.records.is_empty() && learned.is_empty());
         let first = nodes[0].peer();
-        let (member, _) = parse(&nodes[5].members.others[&first].envelope).unwrap();
-        assert_eq!(member, Member { peer: first, addresses: vec![at(1)] });
+        assert_eq!(nodes[5].finds(first), [at(1)]);
     }
 
     #[test]
@@ -319,22 +386,45 @@ mod tests {
         let mut nodes = [Node::new(1), Node::new(2)];
         talk(&mut nodes, 0, 1);
         let (first, old) = (nodes[0].peer(), nodes[0].members.question().records);
-        // The number is the time, in seconds at the coarsest.
-        let newer = |node: &mut Node| {
-            let before = node.members.own.as_ref().unwrap().seq;
-            while node.members.own.as_ref().unwrap().seq == before {
-                node.members.announce(Instant::now(), &node.keypair, &[at(3)]);
-                node.members.announce(Instant::now(), &node.keypair, &[at(4)]);
-            }
-        };
-        newer(&mut nodes[0]);
+        assert!(nodes[0].members.announce(Instant::now(), clock(1), &[at(3)]));
+        assert!(nodes[0].members.announce(Instant::now(), clock(1), &[at(4)]), "within the same second");
         talk(&mut nodes, 0, 1);
         assert_eq!(nodes[1].members.learn(Instant::now(), &old, &HashSet::new()), []);
-        assert_eq!(parse(&nodes[1].members.others[&first].envelope).unwrap().0.addresses, [at(4)]);
-        assert!(
-            !nodes[0].members.announce(Instant::now(), &nodes[0].keypair.clone(), &[at(4)]),
-            "the same again is no news"
-        );
+        assert_eq!(nodes[1].finds(first), [at(4)]);
+        assert!(!nodes[0].members.announce(Instant::now(), clock(1), &[at(4)]), "the same again is no news");
+    }
+
+    #[test]
+    fn a_clock_that_jumps_loses_nobody() {
+        let mut nodes = [Node::new(1), Node::new(2)];
+        let first = nodes[0].peer();
+        for (years, port) in [(60, 3), (59, 4), (60, 5), (0, 6)] {
+            nodes[0].members.announce(Instant::now(), clock(years), &[at(port)]);
+            talk(&mut nodes, 0, 1);
+            assert_eq!(nodes[1].finds(first), [at(port)]);
+        }
+        // A restart forgets which number it gave last, and others remind it, whoever asks.
+        for (asks, years, port) in [(0, 59, 7), (1, 58, 8), (0, 61, 9), (1, 60, 10)] {
+            nodes[0] = Node::of(nodes[0].members.keypair.clone(), clock(years), port);
+            talk(&mut nodes, asks, 1 - asks);
+            talk(&mut nodes, asks, 1 - asks);
+            assert_eq!(nodes[1].finds(first), [at(port)], "after a start in year {years}");
+        }
+    }
+
+    #[test]
+    fn two_with_one_identity_do_not_outdo_each_other_for_ever() {
+        let first = Node::new(1);
+        let mut nodes = [Node::of(first.members.keypair.clone(), clock(1), 2), first];
+        let mut seen = HashSet::new();
+        for _ in 0..50 {
+            for asks in 0..2 {
+                let question = nodes[asks].members.question();
+                seen.extend(question.records.iter().cloned());
+                nodes[1 - asks].members.answer(Instant::now(), &question, &HashSet::new());
+            }
+        }
+        assert!(seen.len() <= 4, "{}", seen.len());
     }
 
     #[test]
@@ -384,7 +474,7 @@ mod tests {
     #[test]
     fn somebody_is_asked_often_while_there_are_news_and_rarely_else() {
         let start = Instant::now();
-        let mut members = Members::new(PeerId::random());
+        let mut members = Members::new(Keypair::generate_ed25519());
         let (a, b) = (PeerId::random(), PeerId::random());
         assert_eq!(members.whom_to_ask(start, [].iter(), 7), None);
         let mut asked = Vec::new();

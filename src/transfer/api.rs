@@ -374,7 +374,7 @@ pub struct JobStatus {
     pub state: JobState,
     /// Why it waits or has ended, for the user.
     pub message: Option<String>,
-    /// The [`Failure::code`] of a failed pull.
+    /// The [`Failure::code`] of a failed pull, and `no-space` of one that is paused until there is some.
     pub code: Option<String>,
     /// Bytes that are in place.
     pub done_bytes: u64,

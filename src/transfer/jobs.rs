@@ -271,8 +271,7 @@ async fn keep(store: Store, request: GetRequest, mut status: watch::Receiver<Job
     let mut last = None;
     loop {
         let now = status.borrow_and_update().clone();
-        // Resolving, planning and fetching are one to a restart: it starts over from what is durable.
-        let kept = (now.state.is_final() || now.state == JobState::Paused).then_some(now.state);
+        let kept = kept_state(&now);
         if last != Some(kept) {
             let (store, request) = (store.clone(), request.clone());
             let written = tokio::task::spawn_blocking(move || remember(&store, &request, &now)).await;
@@ -287,6 +286,13 @@ async fn keep(store: Store, request: GetRequest, mut status: watch::Receiver<Job
     }
 }
 
+/// A job's state as a restart finds it. Resolving, planning, fetching and waiting for space are one to it: it starts over
+/// from what is durable.
+fn kept_state(status: &JobStatus) -> JobState {
+    let paused_by_user = status.state == JobState::Paused && status.code.is_none();
+    if status.state.is_final() || paused_by_user { status.state } else { JobState::Resolving }
+}
+
 /// A finished pull needs no remembering: its file is a root of the index.
 fn remember(store: &Store, request: &GetRequest, status: &JobStatus) -> Result<(), Failure> {
     let written = if status.state == JobState::Done {
@@ -294,7 +300,7 @@ fn remember(store: &Store, request: &GetRequest, status: &JobStatus) -> Result<(
     } else {
         let remembered = Remembered {
             request: GetRequest { detach: true, ..request.clone() },
-            state: status.state,
+            state: kept_state(status),
             message: status.message.clone(),
             done_bytes: status.done_bytes,
             total_bytes: status.total_bytes,
@@ -307,4 +313,23 @@ fn remember(store: &Store, request: &GetRequest, status: &JobStatus) -> Result<(
 
 fn no_such_job(id: u64) -> Failure {
     Failure::new("no-such-job", format!("there is no job {id}; `bitshoal jobs` lists them"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_user_pauses_a_pull_over_a_restart() {
+        let request = serde_json::from_str(r#"{"cid": "a", "output": "b"}"#).unwrap();
+        for (state, code, kept) in [
+            (JobState::Paused, None, JobState::Paused),
+            (JobState::Paused, Some("no-space"), JobState::Resolving),
+            (JobState::Fetching, None, JobState::Resolving),
+            (JobState::Failed, Some("bad-tree"), JobState::Failed),
+        ] {
+            let status = JobStatus { code: code.map(str::to_owned), ..pull::first_status(1, &request, state) };
+            assert_eq!(kept_state(&status), kept, "{state:?} {code:?}");
+        }
+    }
 }

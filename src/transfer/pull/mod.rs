@@ -38,6 +38,18 @@ const SPACE_POLL: Duration = Duration::from_secs(2);
 /// Bytes that must be free before a pull that ran out of space goes on: an epoch and the index's own growth.
 const SPACE_RESUME_BYTES: u64 = 96 << 20;
 
+/// The code of a failure for want of space, and of a pull that waits for it.
+const NO_SPACE: &str = "no-space";
+
+/// Why a pull waits.
+#[derive(Debug)]
+enum Pause {
+    /// It goes on when the user says so.
+    ByUser,
+    /// It goes on when there is space; with what is full.
+    NoSpace(String),
+}
+
 /// Options of all pulls.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -106,12 +118,15 @@ impl Pull {
     /// Runs until done, failed, cancelled or stopped, as `commands` say; the last state is in the status.
     pub async fn run(self, mut commands: mpsc::UnboundedReceiver<Command>) {
         let open = OpenFiles::default();
-        let mut paused = self.paused.then(|| "paused by the user".to_owned());
+        let mut paused = self.paused.then_some(Pause::ByUser);
         loop {
-            if let Some(reason) = paused.take() {
-                let out_of_space = self.set_paused(&open, reason).await;
-                match self.wait_paused(&mut commands, out_of_space).await {
-                    Command::Resume | Command::Pause => {}
+            if let Some(pause) = paused.take() {
+                self.set_paused(&open, &pause).await;
+                match self.wait_paused(&mut commands, &pause).await {
+                    // At once, so that it never looks as if the user had paused it.
+                    Command::Resume | Command::Pause => self.status.send_modify(|status| {
+                        (status.state, status.code) = (JobState::Resolving, None);
+                    }),
                     Command::Cancel => return self.end(JobState::Cancelled, Some("cancelled by the user".into())),
                     Command::Stop => return,
                 }
@@ -127,7 +142,7 @@ impl Pull {
                     let message = self.status.borrow().message.clone();
                     return self.end(JobState::Done, message);
                 }
-                Ok(Err(failure)) if failure.code == "no-space" => paused = Some(failure.message),
+                Ok(Err(failure)) if failure.code == NO_SPACE => paused = Some(Pause::NoSpace(failure.message)),
                 Ok(Err(failure)) => {
                     self.make_durable(&open).await;
                     self.status.send_if_modified(|status| {
@@ -136,7 +151,7 @@ impl Pull {
                     });
                     return self.end(JobState::Failed, Some(failure.message));
                 }
-                Err(Command::Pause) => paused = Some("paused by the user".into()),
+                Err(Command::Pause) => paused = Some(Pause::ByUser),
                 Err(Command::Resume) => {}
                 Err(Command::Cancel) => {
                     self.make_durable(&open).await;
@@ -150,20 +165,23 @@ impl Pull {
         }
     }
 
-    /// Shows the pause; true when it is for want of space.
-    async fn set_paused(&self, open: &OpenFiles, reason: String) -> bool {
+    /// Shows the pause.
+    async fn set_paused(&self, open: &OpenFiles, pause: &Pause) {
         self.make_durable(open).await;
-        let by_user = reason.starts_with("paused by");
+        let (code, message) = match pause {
+            Pause::ByUser => (None, "paused by the user".to_owned()),
+            Pause::NoSpace(message) => (Some(NO_SPACE.to_owned()), message.clone()),
+        };
         self.status.send_modify(|status| {
             status.state = JobState::Paused;
-            status.message = Some(reason);
+            (status.code, status.message) = (code, Some(message));
             status.rate = 0.0;
             status.eta_seconds = None;
         });
-        !by_user
     }
 
-    async fn wait_paused(&self, commands: &mut mpsc::UnboundedReceiver<Command>, out_of_space: bool) -> Command {
+    async fn wait_paused(&self, commands: &mut mpsc::UnboundedReceiver<Command>, pause: &Pause) -> Command {
+        let out_of_space = matches!(pause, Pause::NoSpace(_));
         loop {
             tokio::select! {
                 command = next_command(commands) => if command != Command::Pause { return command },
