@@ -9,7 +9,14 @@ use super::StoreError;
 /// Holds the lock until it is dropped.
 #[derive(Debug)]
 pub(super) struct RepoLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for RepoLock {
+    /// Closing the file would not do at once: a process that is just being started has it, too, until it is another program.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
 }
 
 impl RepoLock {
@@ -35,6 +42,6 @@ impl RepoLock {
         let written =
             file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
         written.map_err(StoreError::io(&path))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }

@@ -172,6 +172,8 @@ fn a_disk_that_fails_under_a_served_file_costs_its_blocks_alone() {
         // So that blocks come from the disk: what is in memory would be served from there.
         assert!(bounded(Command::new("mount").args(["-o", "remount"]).arg(&mount)).status.success());
         let from = publisher.daemon();
+        // Only what is on the disk already is dropped.
+        fs::File::open(&victim).unwrap().sync_all().unwrap();
         fs::write("/proc/sys/vm/drop_caches", "1").unwrap();
         OpenOptions::new().write(true).open(&image).unwrap().set_len(64 * MIB as u64).unwrap();
         let copy = folder.path().join("copy.bin");
