@@ -83,7 +83,9 @@ fn send(mut file: &File, way: &Way) {
                 way.came.wait_while(waiting, |frames| frames.is_empty()).unwrap_or_else(PoisonError::into_inner);
             frames.pop_front().unwrap()
         };
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        while let Some(early) = due.checked_duration_since(Instant::now()).filter(|early| !early.is_zero()) {
+            std::thread::park_timeout(early);
+        }
         // A device that is down, or goes with its namespace, takes no frames; the lines' ends notice.
         let _ = file.write(&frame);
     }
