@@ -1,12 +1,12 @@
 //! How long a private fleet takes to pull one file from a publisher over slow lines, in terms of a single copy.
 //!
-//! `cargo bench --bench swarm -- [--readers 8] [--mbit 50] [--size 256MiB] [--case all-at-once]… [--buffer 50ms] [--rtt 0]
+//! `cargo bench --bench swarm -- [--readers 8] [--mbit 50] [--size 256MiB] [--case all-at-once]… [--rtt 0] [--buffer 50ms]
 //! [--dir DIR]`
 //!
 //! Each node is a process in a network namespace of its own, with a line to one bridge that is shaped both ways (tbf) and
 //! buffers `--buffer` of traffic; so it needs root, and `ip` and `tc` (Debian: iproute2). With `--rtt 100` a relay of our own
-//! takes the bridge's place and holds every frame, so that there and back takes so many milliseconds more. Readers are told
-//! of the publisher only and get to know each other. Cases:
+//! takes the bridge's place and holds every frame, so that there and back takes so many milliseconds more, and lines
+//! buffer as much more. Readers are told of the publisher only and get to know each other. Cases:
 //!
 //! - *all-at-once*: all readers begin together;
 //! - *publisher-killed*: the same, and the publisher is killed when 1.2 copies have left it;
@@ -53,7 +53,7 @@ fn main() {
     let (readers, mbit) = (number("readers", 8), number("mbit", 50));
     let rtt = number("rtt", 0);
     let size = parse_size(&arguments.value("size").unwrap_or_else(|| "256MiB".into()));
-    let buffer = arguments.value("buffer").unwrap_or_else(|| "50ms".into());
+    let buffer = arguments.value("buffer").unwrap_or_else(|| format!("{}ms", 50 + rtt));
     let mut cases = arguments.values("case");
     if cases.is_empty() {
         cases.push(CASES[0].into());
