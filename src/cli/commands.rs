@@ -456,7 +456,8 @@ impl<'a> Commands<'a> {
             }
             Event::Root(root) => root_line(root),
             Event::Entry(entry) => entry_line(entry),
-            Event::Memory(info) => memory_lines(info),
+            // Lines of our own making, which printable() would take for an attack; so below.
+            Event::Memory(info) => return self.output.result(&event, &memory_lines(info)),
             Event::Removed { cid, path } => format!("forgot {cid} {path}"),
             Event::Bad { path, offset, length } => {
                 let path = path.as_ref().map(|path| format!(" of {path}")).unwrap_or_default();
@@ -473,7 +474,6 @@ impl<'a> Commands<'a> {
                 for address in addresses {
                     let _ = write!(line, "\naddress  {address}");
                 }
-                // Lines of our own making, which printable() would take for an attack.
                 return self.output.result(&event, &line);
             }
             Event::Peer(peer) => peer_line(peer),
@@ -581,7 +581,7 @@ fn memory_lines(info: &MemoryInfo) -> String {
     }
     for file in &info.files {
         let (cached, size) = (told(file.cached_bytes), text::bytes(file.size));
-        lines.push(format!("  {}  {cached} of {size}", file.path));
+        lines.push(format!("  {}  {cached} of {size}", text::printable(&file.path.to_string())));
     }
     lines.push(format!("budget (cache_bytes)    {}", text::bytes(info.cache_bytes)));
     if let Some(limit) = info.limit_bytes {
